@@ -1,0 +1,34 @@
+"""Threshold and p-value from the sorted scores of held-out ID data.
+
+Split conformal prediction: for an input exchangeable with the n calibration inputs,
+P(flagged) <= alpha, where alpha = 1 - id_acceptance.  "p <= alpha" is exactly
+"score > threshold".  Source: Vovk et al. 2005; Bates et al. 2023, arXiv:2104.08279.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def threshold_at(sorted_scores: NDArray[np.floating], id_acceptance: float) -> float:
+    """Sorted calibration scores (n,) -> the threshold that keeps `id_acceptance` of ID.
+
+    The r-th smallest score, r = ceil((n + 1) * id_acceptance); infinity when r > n, that is
+    when n is too small to promise so much.  Raises ValueError outside 0 < id_acceptance < 1.
+    """
+    if not 0 < id_acceptance < 1:
+        raise ValueError(f"id_acceptance is {id_acceptance}; it must lie between 0 and 1")
+    size = len(sorted_scores)
+    # (n + 1) * 0.95 may land a rounding error above a whole number
+    rank = math.ceil((size + 1) * id_acceptance - 1e-9)
+    return math.inf if rank > size else float(sorted_scores[rank - 1])
+
+
+def p_values(
+    sorted_scores: NDArray[np.floating], scores: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Scores (m,) -> conformal p-values (m,): (1 + #{calibration >= score}) / (n + 1)."""
+    size = len(sorted_scores)
+    at_least = size - np.searchsorted(sorted_scores, scores, side="left")
+    return (1.0 + at_least) / (size + 1.0)
