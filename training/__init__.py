@@ -1,0 +1,1 @@
+"""Offline half: train or bring a classifier, fit OOD detectors, calibrate, export a bundle."""

@@ -183,6 +183,7 @@ def publish(temporary: Path, repository: Path, name: str) -> BundleRef:
         raise FileExistsError(f"{target} exists; published bundles never change")
     for file in temporary.rglob("*"):
         if file.is_file():
+            file.chmod(0o644)  # the service runs as another user
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
     try:

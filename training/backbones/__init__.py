@@ -1,0 +1,10 @@
+"""Networks by name.  A new backbone is one file and one line here."""
+
+from collections.abc import Callable
+
+from training.backbones.lenet import LeNet
+from training.backbones.protocol import Backbone, Classifier
+
+BACKBONES: dict[str, Callable[[int, int], Backbone]] = {"lenet": LeNet}
+
+__all__ = ["BACKBONES", "Backbone", "Classifier"]

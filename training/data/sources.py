@@ -1,0 +1,131 @@
+"""Readers: files on disk or a torchvision download -> ImageSet.
+
+Every reader raises DataUnavailable, saying how to get the data, where it is absent.
+"""
+
+import gzip
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.bundle import ImageInput, to_model_pixels
+from training.data.image_set import DataUnavailable, ImageSet
+from training.progress import track
+
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+FASHION_MNIST_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+
+
+def read_idx(
+    name: str, spec: ImageInput, *, path: str, split: str, class_names: tuple[str, ...] = ()
+) -> ImageSet:
+    """The idx files of the MNIST family, gzipped or not; `split` is train or test.
+
+    Debian's dataset-fashion-mnist installs them in /usr/share/datasets/fashion-mnist.
+    """
+    prefix = {"train": "train", "test": "t10k"}[split]
+    images = _read_idx_array(Path(path), f"{prefix}-images-idx3-ubyte")[..., None]
+    labels = _read_idx_array(Path(path), f"{prefix}-labels-idx1-ubyte").astype(np.int64)
+    if not class_names and "fashion" in path:
+        class_names = FASHION_MNIST_CLASSES
+    names = tuple(class_names) or tuple(str(c) for c in range(int(labels.max()) + 1))
+    return ImageSet(name, images, labels, names, f"idx files, {split}").sized_for(spec)
+
+
+def read_npz(name: str, spec: ImageInput, *, path: str) -> ImageSet:
+    """`images` uint8 (N,H,W[,3]) or `jpeg` bytes with `offsets`; `labels`, `class_names`."""
+    file = Path(path)
+    if not file.is_file():
+        raise DataUnavailable(f"{name}: no file {path}")
+    with np.load(file, allow_pickle=False) as archive:
+        names = tuple(str(n) for n in archive["class_names"]) if "class_names" in archive else ()
+        if "images" in archive:
+            images = archive["images"]
+            images = images[..., None] if images.ndim == 3 else images
+        elif "jpeg" in archive:
+            images = _decode_all(archive["jpeg"], archive["offsets"], spec, name)
+        else:
+            raise ValueError(f"{path}: holds {archive.files}; expected `images` or `jpeg`")
+        count = len(images)
+        labels = archive["labels"] if "labels" in archive else np.full(count, -1)
+    return ImageSet(name, images, labels.astype(np.int64), names, file.name).sized_for(spec)
+
+
+def read_folder(name: str, spec: ImageInput, *, path: str) -> ImageSet:
+    """A folder of class sub-folders; a folder of images without sub-folders has no labels."""
+    root = Path(path)
+    if not root.is_dir():
+        raise DataUnavailable(f"{name}: no folder {path}")
+    classes = sorted(child.name for child in root.iterdir() if child.is_dir())
+    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES)
+    if not files:
+        raise DataUnavailable(f"{name}: {path} holds no image ({', '.join(_IMAGE_SUFFIXES)})")
+    images = np.empty((len(files), spec.height, spec.width, spec.channels), np.uint8)
+    for index, file in enumerate(track(files, f"reading {name}")):
+        with Image.open(file) as image:
+            images[index] = to_model_pixels(image, spec)
+    index_of = {label: i for i, label in enumerate(classes)}
+    labels = np.array([index_of.get(f.relative_to(root).parts[0], -1) for f in files], np.int64)
+    return ImageSet(name, images, labels, tuple(classes), f"folder {root.name}")
+
+
+def read_torchvision(
+    name: str, spec: ImageInput, *, dataset: str, root: str, split: str, download: bool = True
+) -> ImageSet:
+    """A torchvision data set by class name, downloaded to `root` when allowed."""
+    from torchvision import datasets  # heavy, and only this reader needs it
+
+    # torchvision has two ways to name a split
+    arguments = {"split": split} if dataset in {"SVHN", "STL10", "DTD"} else {}
+    if dataset == "Omniglot":
+        arguments = {"background": split == "train"}
+    elif not arguments:
+        arguments = {"train": split == "train"}
+    try:
+        data = getattr(datasets, dataset)(root=root, download=download, **arguments)
+    except (OSError, RuntimeError) as exc:
+        raise DataUnavailable(f"{name}: torchvision {dataset} cannot be read ({exc})") from exc
+    images = np.empty((len(data), spec.height, spec.width, spec.channels), np.uint8)
+    labels = np.empty(len(data), np.int64)
+    for index in track(range(len(data)), f"reading {name}"):
+        image, labels[index] = data[index]
+        images[index] = to_model_pixels(image, spec)
+    names = tuple(getattr(data, "classes", ())) or tuple(map(str, range(int(labels.max()) + 1)))
+    return ImageSet(name, images, labels, names, f"torchvision {dataset}, {split}")
+
+
+def _read_idx_array(folder: Path, stem: str) -> NDArray[np.uint8]:
+    for file, opener in ((folder / f"{stem}.gz", gzip.open), (folder / stem, open)):
+        if file.is_file():
+            with opener(file, "rb") as stream:
+                content = stream.read()
+            break
+    else:
+        raise DataUnavailable(f"{folder} holds no {stem}[.gz]")
+    zero, kind, dimensions = struct.unpack_from(">HBB", content)
+    if zero != 0 or kind != 8:
+        raise ValueError(f"{file}: not an idx file of unsigned bytes")
+    shape = struct.unpack_from(f">{dimensions}I", content, 4)
+    data = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
+    if data.size != int(np.prod(shape)):
+        raise ValueError(f"{file}: {data.size} bytes of data, its header promises {shape}")
+    return data.reshape(shape).copy()  # frombuffer gives read-only memory
+
+
+def _decode_all(
+    jpeg: NDArray[np.uint8], offsets: NDArray[np.int64], spec: ImageInput, name: str
+) -> NDArray[np.uint8]:
+    count = len(offsets) - 1
+    images = np.empty((count, spec.height, spec.width, spec.channels), np.uint8)
+    for index in track(range(count), f"decoding {name}"):
+        data = jpeg[offsets[index] : offsets[index + 1]].tobytes()
+        with Image.open(io.BytesIO(data)) as image:
+            images[index] = to_model_pixels(image, spec)
+    return images

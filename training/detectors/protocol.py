@@ -1,0 +1,60 @@
+"""What every detector is.  Scores: higher = more OOD, without exception."""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from service.bundle import Cost
+from training.backbones import Classifier
+from training.outputs import Outputs
+
+
+class FitError(Exception):
+    """The data cannot support the detector; the message says what is too few or broken."""
+
+
+class NotFitted(Exception):
+    """A score was asked of a detector that has not been fitted."""
+
+
+class Detector(nn.Module):
+    """Fitted in one streaming pass, scores per input, exported as part of the graph.
+
+    prepare(classifier)       look at the network itself (noise probes); forgets earlier fits
+    observe(outputs, labels)  once a batch of un-augmented train-ID; accumulates in float64
+    finish()                  turn what was seen into buffers
+    forward(outputs)          score name -> (B,), float32; reads nothing but its arguments
+
+    Fitted state is buffers only, so `state_dict` holds all of it and `restore` brings it back.
+    """
+
+    cost: ClassVar[Cost] = "logits"
+    reference: ClassVar[str]
+
+    def prepare(self, classifier: Classifier) -> None:  # noqa: B027
+        """Nothing to look at, unless a detector says otherwise."""
+
+    def observe(self, outputs: Outputs, labels: Tensor) -> None:  # noqa: B027
+        """Nothing to accumulate, unless a detector says otherwise."""
+
+    def finish(self) -> None:  # noqa: B027
+        """Nothing to estimate, unless a detector says otherwise."""
+
+    def hyperparameters(self) -> dict[str, float | int | str]:
+        """What the manifest records."""
+        return {}
+
+    def forward(self, outputs: Outputs) -> dict[str, Tensor]:
+        raise NotFitted(f"{type(self).__name__} defines no score")
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take the buffers of another instance's `state_dict`."""
+        for name, value in state.items():
+            self.register_buffer(name, value)
+
+    def fitted(self, name: str) -> Tensor:
+        """The fitted buffer of that name; NotFitted before `finish`."""
+        value = self._buffers.get(name)
+        if value is None:
+            raise NotFitted(f"{type(self).__name__} has no {name} yet; fit it first")
+        return value
