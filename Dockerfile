@@ -23,19 +23,16 @@ RUN set -eu; \
     if [ "$VARIANT" = cpu ]; then \
         rm -f /opt/oodscore/lib/python3.*/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so \
               /opt/oodscore/lib/python3.*/site-packages/onnxruntime/capi/libonnxruntime_providers_tensorrt.so; \
-    fi; \
-    printf '%s\n' '#!/opt/oodscore/bin/python' 'from service.cli import main' 'main()' \
-        > /opt/oodscore/bin/oodscore; \
-    chmod 755 /opt/oodscore/bin/oodscore
+    fi
+COPY pyproject.toml deploy/install_metadata.py /build/
+RUN /opt/oodscore/bin/python /build/install_metadata.py /build/pyproject.toml
 
 FROM ${PYTHON_IMAGE}
 ARG VARIANT=cpu
-ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="oodscore" \
       org.opencontainers.image.description="Out-of-distribution scoring for deployed classifiers" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       oodscore.variant="${VARIANT}"
 
