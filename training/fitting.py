@@ -34,7 +34,7 @@ def fit_detectors(classifier: Classifier, detectors: Sequence[Detector], train: 
     classifier.eval()
     for detector in detectors:
         detector.prepare(classifier)
-    device = classifier.pixel_scale.device
+    device = classifier.device
     starts = range(0, len(train), BATCH)
     for start in track(starts, "fitting detectors"):
         pixels = torch.from_numpy(train.images[start : start + BATCH]).to(device)
@@ -84,7 +84,7 @@ def fit_ensembles(
 
 def torch_network(scorer: Scorer) -> Network:
     """The scorer as a function of arrays, without gradients."""
-    device = scorer.classifier.pixel_scale.device
+    device = scorer.classifier.device
 
     @torch.no_grad()
     def network(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -105,8 +105,6 @@ def score_set(network: Network, images: ImageSet) -> SetScores:
     return SetScores(logits, {n.removeprefix(SCORE_PREFIX): v for n, v in values.items()})
 
 
-def _apply(
-    ensemble: Ensemble, scores: dict[str, NDArray[np.float32]]
-) -> NDArray[np.float32]:
+def _apply(ensemble: Ensemble, scores: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     tensors = {member: torch.from_numpy(scores[member]) for member in ensemble.members}
     return ensemble(tensors).numpy()

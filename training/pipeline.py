@@ -2,82 +2,103 @@
 
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from service.bundle import BundleRef, threshold_at
+from service.bundle import BundleRef
 from training.backbones import BACKBONES, Classifier
 from training.config import RunConfig
-from training.data import ImageSet, Roles, load_roles
+from training.data import SOURCES, ImageSet, Roles, load_roles
 from training.detectors import DETECTORS
-from training.evaluation.records import Published
 from training.evaluation.report import write_report
-from training.evaluation.tables import Latents, Scores
-from training.export import BundleParts, publish_bundle, write_graph
-from training.fitting import (
-    Network,
-    SetScores,
-    fit_detectors,
-    fit_ensembles,
-    score_set,
-    torch_network,
-)
+from training.evaluation.tables import Scores
+from training.export import BundleParts, next_version, publish_bundle, write_graph
+from training.fitting import Network, SetScores, fit_detectors, fit_ensembles, score_set
 from training.objectives import OBJECTIVES
 from training.optimise import train
 from training.progress import say
-from training.reporting import build_report
+from training.reporting import build_report, collect_latents, gather_scores
 from training.scorer import Scorer
 
-_LATENT_SAMPLES = 2000
 _GOLDEN_NOISE = 4
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A trained and fitted scorer with the data it came from."""
-
-    scorer: Scorer
-    roles: Roles
-
-
-@dataclass(frozen=True)
 class Scored:
-    """Every set of a run, scored by one network."""
+    """Every reported set of a run, scored by one network; accuracy on test-ID, 0..1."""
 
     calibration: SetScores
-    test_id: SetScores
-    ood: dict[str, SetScores]
+    scores: Scores
     accuracy: float
 
 
 def run(config: RunConfig, repository: Path, runs: Path) -> BundleRef:
     """Train, fit, export, calibrate, report and publish one bundle.  Resumable."""
     started = time.monotonic()
-    fitted = train_and_fit(config, runs)
-    roles = fitted.roles
+    check_names(config)
+    roles = load_roles(config.data, config.input, config.seed)
+    scorer = train_and_fit(config, roles, runs)
     temporary = repository / f".tmp-{config.name}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        golden = golden_inputs(config, roles.test_id)
-        network = write_graph(fitted.scorer, config, golden, temporary)
-        scored = score_roles(network, roles)
-        report = build_report(config, fitted.scorer, roles, [scored.accuracy], [config.seed])
-        scores = report_scores(scored, config.id_acceptance)
-        latents = collect_latents(fitted.scorer, roles)
-        write_report(temporary, report.with_scores(scores), scores, latents)
-        parts = BundleParts(
-            config,
-            roles.train_id.class_names,
-            roles.fingerprints(),
-            config.seed,
-            time.monotonic() - started,
-        )
-        published = publish_bundle(temporary, repository, fitted.scorer, scored.calibration, parts)
+        network = write_graph(scorer, config, golden_inputs(config, roles.test_id), temporary)
+        scored = score_roles(network, roles, config.id_acceptance)
+        bundle = f"{config.name}/{next_version(repository, config.name)}"
+        report = build_report(config, scorer, roles, scored.scores, scored.accuracy, bundle=bundle)
+        write_report(temporary, report, scored.scores, collect_latents(scorer, roles))
+        duration = time.monotonic() - started
+        parts = BundleParts(config, roles.train_id.class_names, roles.fingerprints(), duration)
+        published = publish_bundle(temporary, repository, scorer, scored.calibration, parts)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    say(f"test accuracy {100 * scored.accuracy:.2f} %; published {published.path}")
+    say(f"test accuracy {100 * scored.accuracy:.2f} %; {time.monotonic() - started:.0f} s")
     return published
+
+
+def check_names(config: RunConfig) -> None:
+    """Every name of the registries exists; ValueError names the wrong one and the choice."""
+    wanted = [
+        (config.backbone, BACKBONES, "backbone"),
+        (config.objective, OBJECTIVES, "objective"),
+        *((detector.name, DETECTORS, "detector") for detector in config.detectors),
+    ]
+    for name, registry, kind in wanted:
+        if name not in registry:
+            raise ValueError(f"no {kind} {name!r}; choose of {sorted(registry)}")
+
+
+def train_and_fit(config: RunConfig, roles: Roles, runs: Path) -> Scorer:
+    """Backbone on train-ID (continuing its checkpoint), detectors on train-ID, ensembles on
+    dev-ID."""
+    torch.manual_seed(config.seed)
+    backbone = BACKBONES[config.backbone](config.input.channels, len(roles.train_id.class_names))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = Classifier(backbone, config.input).to(device)
+    checkpoint = runs / f"{config.name}-seed{config.seed}" / "checkpoint.pt"
+    objective = OBJECTIVES[config.objective]
+    train(classifier, roles.train_id, objective, config.optimiser, config.seed, checkpoint)
+    detectors = [DETECTORS[entry.name](**entry.options) for entry in config.detectors]
+    fit_detectors(classifier, detectors, roles.train_id)
+    scorer = fit_ensembles(classifier, detectors, config.combiners, roles.dev_id, roles.proxies)
+    return scorer.cpu()
+
+
+def score_roles(network: Network, roles: Roles, id_acceptance: float) -> Scored:
+    """cal-ID, test-ID, every test-OOD set and the controls through one network."""
+    calibration = score_set(network, roles.cal_id)
+    test_id = score_set(network, roles.test_id)
+    reported = roles.test_ood | roles.controls
+    ood = {name: score_set(network, images) for name, images in reported.items()}
+    accuracy = float((test_id.logits.argmax(1) == roles.test_id.labels).mean())
+    return Scored(calibration, gather_scores(calibration, test_id, ood, id_acceptance), accuracy)
+
+
+def golden_inputs(config: RunConfig, test_id: ImageSet) -> NDArray[np.uint8]:
+    """Images a bundle may carry: noise, and ID images where the config allows them."""
+    noise = SOURCES["noise"]("golden", config.input, kind="uniform", count=_GOLDEN_NOISE, seed=3)
+    return np.concatenate([test_id.images[: config.golden_id_count], noise.images])

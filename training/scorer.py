@@ -25,6 +25,7 @@ class ScoreDescription:
 
     cost: Cost
     reference: str
+    summary: str
     hyperparameters: dict[str, float | int | str]
 
 
@@ -33,6 +34,8 @@ class Scorer(nn.Module):
 
     Ensembles come last and may read any score made before them, other ensembles included.
     """
+
+    classifier: Classifier
 
     def __init__(
         self,
@@ -60,21 +63,21 @@ class Scorer(nn.Module):
         """Score name -> description, in the graph's order."""
         spec = self.classifier.spec
         shape = (1, spec.height, spec.width, spec.channels)
-        device = self.classifier.pixel_scale.device
+        device = self.classifier.device
         outputs = self.classifier(torch.zeros(shape, dtype=torch.uint8, device=device))
         found: dict[str, ScoreDescription] = {}
         for detector in self.detectors:
             assert isinstance(detector, Detector)  # noqa: S101
             description = ScoreDescription(
-                detector.cost, detector.reference, detector.hyperparameters()
+                detector.cost, detector.reference, detector.summary, detector.hyperparameters()
             )
             found.update(dict.fromkeys(detector(outputs), description))
         for ensemble in self.ensembles:
             assert isinstance(ensemble, Ensemble)  # noqa: S101
             members = [found[member] for member in ensemble.members]
-            cost = max((member.cost for member in members), key=_COSTS.index)
+            cost = _COSTS[max(_COSTS.index(member.cost) for member in members)]
             sources = sorted({member.reference for member in members})
             found[ensemble.name] = ScoreDescription(
-                cost, ", ".join(sources), ensemble.hyperparameters()
+                cost, ", ".join(sources), ensemble.summary(), ensemble.hyperparameters()
             )
         return found

@@ -3,6 +3,8 @@
 Recipe: Adadelta lr 1, x0.7 an epoch, 14 epochs, batch 64, no augmentation.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -10,8 +12,8 @@ from training.outputs import Outputs
 
 
 class LeNet(nn.Module):
-    tap_names = ("conv1", "conv2", "fc1", "logits")
-    penultimate = "fc1"
+    tap_names: ClassVar[tuple[str, ...]] = ("conv1", "conv2", "fc1", "logits")
+    penultimate: ClassVar[str] = "fc1"
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Backbone: normalised images -> Outputs.  Classifier: pixels -> Outputs."""
 
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ class Backbone(Protocol):
     `tap_names` are in network order; `penultimate` is the one the linear head reads.
     """
 
-    tap_names: tuple[str, ...]
-    penultimate: str
+    tap_names: ClassVar[tuple[str, ...]]
+    penultimate: ClassVar[str]
 
     def __call__(self, images: Tensor) -> Outputs:
         """(B, C, H, W), normalised -> Outputs."""
@@ -25,6 +25,9 @@ class Backbone(Protocol):
 
 class Classifier(nn.Module):
     """uint8 pixels (B, H, W, C) -> Outputs; normalisation is part of the network."""
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
 
     def __init__(self, backbone: Backbone, spec: ImageInput) -> None:
         super().__init__()
@@ -36,6 +39,10 @@ class Classifier(nn.Module):
         self.register_buffer("pixel_scale", (1 / scale).view(-1, 1, 1), persistent=False)
         shift = torch.tensor(spec.mean) / torch.tensor(spec.std)
         self.register_buffer("pixel_shift", shift.view(-1, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_scale.device
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(B, H, W, C) uint8 -> (B, C, H, W) float32, (x / 255 - mean) / std."""

@@ -32,6 +32,10 @@ class Ensemble(nn.Module):
     rule `mean`: weighted mean; `max`: the largest standardised member.
     """
 
+    shift: Tensor
+    scale: Tensor
+    weights: Tensor
+
     def __init__(
         self,
         name: str,
@@ -79,6 +83,16 @@ class Ensemble(nn.Module):
             **{f"weight_{member}": round(weight, 6) for member, weight in weights.items()},
         }
 
+    def summary(self) -> str:
+        """One sentence for the report."""
+        how = "largest" if self.rule == "max" else "mean"
+        source = (
+            f"weights learnt on proxy outliers ({', '.join(self.proxies)})"
+            if self.proxies
+            else "equal weights, no OOD data"
+        )
+        return f"The {how} of standardised {', '.join(self.members)}; {source}."
+
     def standardised(self, scores: Mapping[str, Tensor]) -> Tensor:
         """Member scores (B,) each -> (B, M)."""
         stacked = torch.stack([scores[member] for member in self.members], dim=1)
@@ -97,9 +111,9 @@ def learn_weights(
 ) -> None:
     """Replace equal weights by those of a logistic regression, ID 0 against outliers 1.
 
-    id_scores: member -> (n,); outlier_scores: proxy name -> member -> (n,).  The ridge strength is chosen by 5-fold cross-validation
-    on the same two sets; the weights may be negative.  The intercept is dropped: it shifts
-    every score alike, and the threshold is calibrated afterwards.
+    id_scores: member -> (n,); outlier_scores: proxy name -> member -> (n,).  The ridge strength
+    is chosen by 5-fold cross-validation on the same two sets; the weights may be negative.  The
+    intercept is dropped: it shifts every score alike, and the threshold is calibrated afterwards.
     """
 
     def table(scores: Scores) -> NDArray[np.float32]:
@@ -116,8 +130,8 @@ def learn_weights(
         max_iter=2000,
         scoring="neg_log_loss",
         class_weight="balanced",
-        l1_ratios=(0,),
-        use_legacy_attributes=False,
+        l1_ratios=(0,),  # pyright: ignore[reportArgumentType]  (scikit-learn's stub is behind)
+        use_legacy_attributes=False,  # pyright: ignore[reportArgumentType]
     )
     model.fit(rows, targets)
     ensemble.weights = torch.from_numpy(model.coef_[0].astype(np.float32))

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from service.bundle import ImageInput, resize_pixels
 
 
-
 class DataUnavailable(Exception):
     """A data set that is not on this machine; the message says how to get it."""
 

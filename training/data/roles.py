@@ -46,6 +46,17 @@ class Roles:
         sets = id_sets | {f"test_ood/{name}": s for name, s in self.test_ood.items()}
         return {role: images.fingerprint() for role, images in sets.items()}
 
+    def duplicates(self) -> int:
+        """Test-ID images whose exact pixels also occur in train-ID."""
+        seen = {image.tobytes() for image in self.train_id.images}
+        return sum(image.tobytes() in seen for image in self.test_id.images)
+
+    def counts(self) -> dict[str, int]:
+        """Images of every set, by role or name."""
+        id_sets = (self.train_id, self.dev_id, self.cal_id)
+        sets = {s.name: len(s) for s in id_sets} | {"test_id": len(self.test_id)}
+        return sets | {name: len(s) for name, s in (self.test_ood | self.controls).items()}
+
 
 def load_roles(config: DataConfig, spec: ImageInput, seed: int) -> Roles:
     """Read and cut.  DataUnavailable if ID data is absent; an absent OOD set is noted."""

@@ -12,6 +12,9 @@ from training.outputs import Outputs
 
 class Energy(Detector):
     reference = "arXiv:2010.03759"
+    summary = (
+        "Minus log-sum-exp of the logits, T log sum exp(f / T): the free energy; needs no fit."
+    )
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()

@@ -34,6 +34,11 @@ class Fssd(Detector):
 
     cost = "layers"
     reference = "arXiv:2012.12682"
+    summary = (
+        "Minus the distance of the layer's features to those of pure noise, as published; "
+        "`fssd_density` scores the vector of log-distances by class Gaussians instead "
+        "(ours, no OOD data)."
+    )
 
     def __init__(
         self,
@@ -109,7 +114,7 @@ class Fssd(Detector):
     def _noise_taps(self, classifier: Classifier) -> Iterator[dict[str, Tensor]]:
         generator = torch.Generator().manual_seed(self.noise_seed)
         spec = classifier.spec
-        device = classifier.pixel_scale.device
+        device = classifier.device
 
         for start in range(0, self.noise_count, _PROBE_BATCH):
             count = min(_PROBE_BATCH, self.noise_count - start)

@@ -20,6 +20,9 @@ class Mahalanobis(Detector):
 
     cost = "layers"
     reference = "arXiv:1807.03888"
+    summary = (
+        "Squared Mahalanobis distance of the layer's pooled features to the nearest class mean."
+    )
 
     def __init__(self, shrinkage: float = 1e-3) -> None:
         super().__init__()

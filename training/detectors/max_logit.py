@@ -8,6 +8,7 @@ from training.outputs import Outputs
 
 class MaxLogit(Detector):
     reference = "arXiv:1911.11132"
+    summary = "Minus the largest logit: softmax confidence with its scale kept; needs no fit."
 
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
         """Logits (B, K) -> max_logit (B,), -max f."""

@@ -17,6 +17,7 @@ class Msp(Detector):
     """
 
     reference = "arXiv:1610.02136"
+    summary = "Log-odds against the predicted class: how unsure softmax is; needs no fit."
 
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
         """Logits (B, K) -> msp (B,)."""

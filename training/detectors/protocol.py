@@ -29,15 +29,16 @@ class Detector(nn.Module):
     """
 
     cost: ClassVar[Cost] = "logits"
-    reference: ClassVar[str]
+    reference: ClassVar[str]  # arXiv number
+    summary: ClassVar[str]  # one sentence for the report: what it measures, what it needs
 
-    def prepare(self, classifier: Classifier) -> None:  # noqa: B027
+    def prepare(self, classifier: Classifier) -> None:
         """Nothing to look at, unless a detector says otherwise."""
 
-    def observe(self, outputs: Outputs, labels: Tensor) -> None:  # noqa: B027
+    def observe(self, outputs: Outputs, labels: Tensor) -> None:
         """Nothing to accumulate, unless a detector says otherwise."""
 
-    def finish(self) -> None:  # noqa: B027
+    def finish(self) -> None:
         """Nothing to estimate, unless a detector says otherwise."""
 
     def hyperparameters(self) -> dict[str, float | int | str]:

@@ -36,7 +36,7 @@ from training.config import RunConfig
 from training.evaluation.calibration import acceptance_interval
 from training.export.graph import export_graph
 from training.export.onnx_network import open_network
-from training.export.parity import ParityError, check_parity
+from training.export.parity import check_parity
 from training.fitting import Network, SetScores, torch_network
 from training.scorer import SCORE_PREFIX, Scorer
 
@@ -54,7 +54,6 @@ class BundleParts:
     config: RunConfig
     class_names: tuple[str, ...]
     fingerprints: dict[str, str]
-    seed: int
     duration_seconds: float
 
 
@@ -111,7 +110,7 @@ def publish_bundle(
             config=config.model_dump(mode="json"),
             data=parts.fingerprints,
             libraries=library_versions(),
-            seed=parts.seed,
+            seed=config.seed,
             duration_seconds=round(parts.duration_seconds, 1),
         ),
     )

@@ -23,6 +23,7 @@ def open_network(path: Path, threads: int = 0) -> Network:
     pixels_name = session.get_inputs()[0].name
 
     def network(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        return dict(zip(names, session.run(names, {pixels_name: pixels}), strict=True))
+        values = session.run(names, {pixels_name: pixels})
+        return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
 
     return network
