@@ -31,4 +31,4 @@ def p_values(
     """Scores (m,) -> conformal p-values (m,): (1 + #{calibration >= score}) / (n + 1)."""
     size = len(sorted_scores)
     at_least = size - np.searchsorted(sorted_scores, scores, side="left")
-    return (1.0 + at_least) / (size + 1.0)
+    return (1.0 + at_least.astype(np.float64)) / (size + 1.0)

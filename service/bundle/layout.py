@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,11 +164,14 @@ def read_golden(folder: Path, manifest: Manifest) -> Golden:
         or inputs.shape[1:] != (spec.height, spec.width, spec.channels)
     ):
         raise BundleCorrupt(path, "holds no uint8 inputs of the model's size")
-    outputs = {name.removeprefix(_GOLDEN_OUTPUT): values for name, values in arrays.items()}
+    outputs = {
+        name.removeprefix(_GOLDEN_OUTPUT): values.astype(np.float32)
+        for name, values in arrays.items()
+    }
     missing = {"logits", *(detector.output for detector in manifest.detectors)} - set(outputs)
     if missing:
         raise BundleCorrupt(path, f"holds no recorded {sorted(missing)}")
-    return Golden(inputs, outputs)
+    return Golden(inputs.astype(np.uint8), outputs)
 
 
 def publish(temporary: Path, repository: Path, name: str) -> BundleRef:
@@ -197,11 +202,11 @@ def publish(temporary: Path, repository: Path, name: str) -> BundleRef:
     return BundleRef(name, int(manifest.version), target)
 
 
-def _read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as exc:
         raise BundleIncomplete(path, "is missing") from exc
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as exc:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as exc:
         raise BundleCorrupt(path, f"cannot be read as arrays ({exc})") from exc

@@ -1,0 +1,69 @@
+"""create_app: the application for one set of settings.  Nothing happens at import."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version as installed_version
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from service import http_errors
+from service.metrics import Metrics
+from service.middleware import RequestContext
+from service.repository import SessionOptions, open_repository
+from service.routes import models, probes, score
+from service.runtime import Runtime
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+OnFailure = Callable[[Exception], None]
+
+
+def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastAPI:
+    """The bundles are loaded in a thread once the application starts; /readyz tells when.
+
+    `on_failure` hears of the exception (BundleError, ProviderUnavailable, UnknownModel, ...)
+    that makes starting impossible; the service never becomes ready after it.
+    """
+    runtime = Runtime(settings, Metrics(CollectorRegistry()))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        app.state.loading = asyncio.create_task(_load(runtime, on_failure))
+        try:
+            yield
+        finally:
+            await app.state.loading
+            await asyncio.to_thread(runtime.close)
+
+    app = FastAPI(
+        title="oodscore",
+        summary="Does the classifier know this input?",
+        version=installed_version("oodscore"),
+        lifespan=lifespan,
+    )
+    app.state.runtime = runtime
+    app.add_middleware(RequestContext, runtime=runtime)
+    http_errors.install(app)
+    for routes in (score, models, probes):
+        app.include_router(routes.router)
+    return app
+
+
+async def _load(runtime: Runtime, on_failure: OnFailure | None) -> None:
+    settings = runtime.settings
+    options = SessionOptions(settings.provider, settings.threads)
+    try:
+        repository = await asyncio.to_thread(
+            open_repository, settings.models_dir, options, settings.default_image_model
+        )
+    except Exception as exc:
+        logger.critical("cannot start: %s", exc)
+        if on_failure is not None:
+            on_failure(exc)
+        return
+    runtime.serve(repository)
+    logger.info("ready; the default model is %s", repository.default)

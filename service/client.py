@@ -1,0 +1,111 @@
+"""A small synchronous client of the service.
+
+with ScoreClient("http://127.0.0.1:8000") as client:
+    response = client.score_images([Path("cat.png").read_bytes()])
+    print(response.results[0])
+"""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+import httpx
+from pydantic import ValidationError
+
+from service.schemas import ModelInfo, ModelList, Problem, ScoreParameters, ScoreResponse
+
+
+class ClientError(Exception):
+    """The service gave no usable answer."""
+
+
+class ServiceUnreachable(ClientError):
+    """No connection, or it broke."""
+
+
+class ServiceRefused(ClientError):
+    """The service answered with a problem document; branch on `code`."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(f"{status} {code}: {detail}")
+        self.status, self.code, self.detail = status, code, detail
+
+
+class ScoreClient:
+    """One connection pool to one service; thread-safe as httpx.Client is."""
+
+    def __init__(self, base_url: str, *, timeout_seconds: float = 60.0) -> None:
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def score_images(
+        self, images: Sequence[bytes], parameters: ScoreParameters | None = None
+    ) -> ScoreResponse:
+        """Encoded images -> one result each, in order.  Raises ClientError.
+
+        A single image that cannot be read raises ServiceRefused; among several it is a
+        FailedResult.
+        """
+        files = [("file", ("image", image)) for image in images]
+        return self._score(parameters, files=files)
+
+    def score_npy(self, body: bytes, parameters: ScoreParameters | None = None) -> ScoreResponse:
+        """Bytes of numpy.save, uint8 (N, H, W, C) or (N, H, W) -> N results."""
+        return self._score(parameters, content=body)
+
+    def models(self) -> list[ModelInfo]:
+        return ModelList.model_validate_json(self._send("GET", "/models").content).models
+
+    def _score(
+        self,
+        parameters: ScoreParameters | None,
+        *,
+        files: list[tuple[str, tuple[str, bytes]]] | None = None,
+        content: bytes | None = None,
+    ) -> ScoreResponse:
+        query = (parameters or ScoreParameters()).model_dump(exclude_none=True)
+        headers = {} if content is None else {"Content-Type": "application/x-npy"}
+        response = self._send(
+            "POST", "/score", params=query, files=files, content=content, headers=headers
+        )
+        try:
+            return ScoreResponse.model_validate_json(response.content)
+        except ValidationError as exc:
+            raise ClientError(f"{response.url} does not answer like oodscore: {exc}") from exc
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | float] | None = None,
+        files: list[tuple[str, tuple[str, bytes]]] | None = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        try:
+            response = self._http.request(
+                method, path, params=params, files=files, content=content, headers=headers
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise ServiceUnreachable(f"{self._http.base_url}: {exc}") from exc
+        if response.is_success:
+            return response
+        try:
+            problem = Problem.model_validate_json(response.content)
+        except ValidationError:
+            raise ServiceRefused(response.status_code, "unknown", response.text[:200]) from None
+        raise ServiceRefused(problem.status, problem.code, problem.detail)

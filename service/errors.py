@@ -1,0 +1,222 @@
+"""Everything the service refuses, and why.  No HTTP here; http_errors.py has the statuses.
+
+ServiceError
+  RequestRejected      the request as a whole: MalformedRequest, InvalidParameter, NoInputs,
+                       AcceptanceOutOfReach, UnknownModel, UnknownVersion, UnknownDetector,
+                       BodyTooLarge, TooManyInputs, ContentTypeUnsupported, ArrayInvalid,
+                       ReportMissing
+  InputRejected        one input of it: ImageUnreadable, ImageAnimated, ImageTooLarge,
+                       ImageTooManyPixels, TextTooLong, Base64Invalid, WrongModality
+  InputFailed          the model gave no answer: InferenceFailed, ScoreNotFinite
+  Unavailable          try again: Overloaded, NotReady, ShuttingDown, DeadlinePassed
+
+`code` is stable and part of the HTTP interface; the message is for people.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """A refusal the caller can branch on by `code`."""
+
+    code: ClassVar[str]
+
+    @property
+    def detail(self) -> str:
+        return str(self)
+
+
+class RequestRejected(ServiceError):
+    """The whole request is refused."""
+
+
+class InputRejected(ServiceError):
+    """One input cannot be read or scored; its neighbours can."""
+
+
+class InputFailed(ServiceError):
+    """The model, not the caller, is at fault for one input."""
+
+
+class Unavailable(ServiceError):
+    """Nothing is wrong with the request; the service cannot answer it now."""
+
+
+class MalformedRequest(RequestRejected):
+    code = "malformed_request"
+
+
+class InvalidParameter(RequestRejected):
+    code = "invalid_parameter"
+
+
+class NoInputs(RequestRejected):
+    code = "no_inputs"
+
+    def __init__(self) -> None:
+        super().__init__("the request holds no input; send at least one image or text")
+
+
+class AcceptanceOutOfReach(RequestRejected):
+    """The calibration set is too small to promise so high an acceptance."""
+
+    code = "acceptance_out_of_reach"
+
+    def __init__(self, detector: str, id_acceptance: float, calibration_size: int) -> None:
+        limit = calibration_size / (calibration_size + 1)
+        super().__init__(
+            f"id_acceptance {id_acceptance} is out of reach for {detector}: its "
+            f"{calibration_size} calibration scores promise at most {limit:.6g}"
+        )
+        self.limit = limit
+
+
+class UnknownModel(RequestRejected):
+    code = "unknown_model"
+
+    def __init__(self, name: str, served: Sequence[str]) -> None:
+        super().__init__(f"no model {name!r}; served: {', '.join(served)}")
+
+
+class UnknownVersion(RequestRejected):
+    code = "unknown_version"
+
+    def __init__(self, name: str, version: str, served: Sequence[str]) -> None:
+        super().__init__(f"no version {version!r} of {name}; served: {', '.join(served)}")
+
+
+class UnknownDetector(RequestRejected):
+    code = "unknown_detector"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"no detector {name!r}; this model has {', '.join(known)}")
+
+
+class BodyTooLarge(RequestRejected):
+    code = "body_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body is larger than {limit} bytes")
+
+
+class TooManyInputs(RequestRejected):
+    code = "too_many_inputs"
+
+    def __init__(self, count: int, limit: int) -> None:
+        super().__init__(f"the request holds {count} inputs; the limit is {limit}")
+
+
+class ContentTypeUnsupported(RequestRejected):
+    code = "content_type_unsupported"
+
+    def __init__(self, content_type: str, accepted: Sequence[str]) -> None:
+        super().__init__(
+            f"content type {content_type!r} is not accepted; send {', '.join(accepted)}"
+        )
+
+
+class ArrayInvalid(RequestRejected):
+    """The npy body is not a uint8 array (N, H, W, C) or (N, H, W)."""
+
+    code = "array_invalid"
+
+
+class ReportMissing(RequestRejected):
+    code = "report_missing"
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(f"{name} version {version} carries no report.html")
+
+
+class ImageUnreadable(InputRejected):
+    code = "image_unreadable"
+
+
+class ImageAnimated(InputRejected):
+    code = "image_animated"
+
+    def __init__(self) -> None:
+        super().__init__("the image has several frames; send one of them")
+
+
+class ImageTooLarge(InputRejected):
+    code = "image_too_large"
+
+    def __init__(self, size_bytes: int, limit: int) -> None:
+        super().__init__(f"the image has {size_bytes} bytes; the limit is {limit}")
+
+
+class ImageTooManyPixels(InputRejected):
+    code = "image_too_many_pixels"
+
+    def __init__(self, width: int, height: int, limit: int) -> None:
+        super().__init__(
+            f"the image has {width} x {height} = {width * height} pixels; the limit is {limit}"
+        )
+
+
+class TextTooLong(InputRejected):
+    code = "text_too_long"
+
+    def __init__(self, characters: int, limit: int) -> None:
+        super().__init__(f"the text has {characters} characters; the limit is {limit}")
+
+
+class Base64Invalid(InputRejected):
+    code = "base64_invalid"
+
+    def __init__(self) -> None:
+        super().__init__("the image is not valid base64 (RFC 4648, with padding, no line breaks)")
+
+
+class WrongModality(InputRejected):
+    code = "wrong_modality"
+
+    def __init__(self, got: str, model: str, wanted: str) -> None:
+        super().__init__(f"the input is a {got}; {model} reads an {wanted}")
+
+
+class InferenceFailed(InputFailed):
+    code = "inference_failed"
+
+    def __init__(self) -> None:
+        super().__init__("the model failed on this input; the service log has the cause")
+
+
+class ScoreNotFinite(InputFailed):
+    code = "score_not_finite"
+
+    def __init__(self, output: str) -> None:
+        super().__init__(f"the model gives NaN or infinity for {output} on this input")
+
+
+class Overloaded(Unavailable):
+    """The service holds all the work it may; `retry_after_seconds` is when to come back."""
+
+    code = "overloaded"
+
+    def __init__(self, held: int, unit: str, limit: int, retry_after_seconds: int) -> None:
+        super().__init__(f"{held} {unit} are waiting or being answered; the limit is {limit}")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class NotReady(Unavailable):
+    code = "not_ready"
+
+    def __init__(self) -> None:
+        super().__init__("the models are being loaded")
+
+
+class ShuttingDown(Unavailable):
+    code = "shutting_down"
+
+    def __init__(self) -> None:
+        super().__init__("the service is shutting down")
+
+
+class DeadlinePassed(Unavailable):
+    code = "deadline_passed"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no answer within the {seconds:g} s this request may take")

@@ -1,0 +1,102 @@
+"""Error -> HTTP.  One table; problem documents of RFC 9457; never a stack trace."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service import errors
+from service.errors import Overloaded, ServiceError
+from service.logs import request_id
+from service.schemas import Problem, describe_problems
+
+PROBLEM_JSON = "application/problem+json"
+
+STATUS: Mapping[type[ServiceError], int] = {
+    errors.MalformedRequest: 400,
+    errors.InvalidParameter: 400,
+    errors.NoInputs: 400,
+    errors.AcceptanceOutOfReach: 400,
+    errors.UnknownDetector: 400,
+    errors.UnknownModel: 404,
+    errors.UnknownVersion: 404,
+    errors.ReportMissing: 404,
+    errors.BodyTooLarge: 413,
+    errors.TooManyInputs: 413,
+    errors.ImageTooLarge: 413,
+    errors.ImageTooManyPixels: 413,
+    errors.TextTooLong: 413,
+    errors.ContentTypeUnsupported: 415,
+    errors.ArrayInvalid: 422,
+    errors.ImageUnreadable: 422,
+    errors.ImageAnimated: 422,
+    errors.Base64Invalid: 422,
+    errors.WrongModality: 422,
+    errors.Overloaded: 429,
+    errors.InferenceFailed: 500,
+    errors.ScoreNotFinite: 500,
+    errors.NotReady: 503,
+    errors.ShuttingDown: 503,
+    errors.DeadlinePassed: 504,
+}
+
+
+def problem_response(
+    status: int, code: str, detail: str, instance: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    problem = Problem(
+        type=f"urn:oodscore:problem:{code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        instance=instance,
+        code=code,
+        request_id=request_id.get() or "",
+    )
+    return Response(
+        problem.model_dump_json(), status, headers=dict(headers or {}), media_type=PROBLEM_JSON
+    )
+
+
+def service_error_response(error: ServiceError, instance: str) -> Response:
+    headers: dict[str, str] = {}
+    if isinstance(error, Overloaded):
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    elif STATUS[type(error)] == 503:
+        headers["Retry-After"] = "1"
+    return problem_response(STATUS[type(error)], error.code, error.detail, instance, headers)
+
+
+def internal_error_response(instance: str) -> Response:
+    return problem_response(
+        500, "internal_error", "an error of the service; its log has the cause", instance
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Answer every refusal of the routes, of FastAPI and of the router as a problem."""
+
+    async def on_service_error(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, ServiceError)  # noqa: S101  registered for nothing else
+        request.app.state.runtime.metrics.rejected_requests.labels(exc.code).inc()
+        return service_error_response(exc, request.url.path)
+
+    async def on_validation_error(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, RequestValidationError)  # noqa: S101
+        return await on_service_error(
+            request, errors.InvalidParameter(describe_problems(exc.errors()))
+        )
+
+    async def on_http_exception(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, HTTPException)  # noqa: S101
+        code = HTTPStatus(exc.status_code).name.lower()
+        return problem_response(
+            exc.status_code, code, str(exc.detail), request.url.path, exc.headers
+        )
+
+    app.add_exception_handler(ServiceError, on_service_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_exception)

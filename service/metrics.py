@@ -1,0 +1,164 @@
+"""Every metric family, prefix `oodscore_`.  Labels are bounded: names come from bundles,
+routes and error tables, never from a request."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
+
+STAGES = ("queue", "decode", "preprocess", "infer")
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# fine near 0, where the OOD inputs lie
+_P_VALUES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1)
+_DECILES = 10
+
+
+@dataclass(frozen=True)
+class DetectorFacts:
+    """What a served detector promises: calibration scores behind it, OOD rate on ID data."""
+
+    name: str
+    calibration_size: int
+    expected_ood_rate: float
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One served bundle version, as the gauges describe it."""
+
+    name: str
+    version: str
+    digest: str
+    provider: str
+    created_unix_seconds: float
+    labels: Sequence[str]
+    detectors: Sequence[DetectorFacts]
+
+
+class DetectorMetrics:
+    """Bound children of one detector of one model version."""
+
+    def __init__(self, metrics: "Metrics", model: str, version: str, detector: str) -> None:
+        bound = (model, version, detector)
+        self._ood = metrics.detector_ood.labels(*bound)
+        self._p_value = metrics.p_value.labels(*bound)
+        self._deciles = [
+            metrics.score_decile.labels(*bound, str(decile)) for decile in range(_DECILES)
+        ]
+
+    def observe(self, p_value: float, decile: int, *, ood: bool) -> None:
+        self._p_value.observe(p_value)
+        self._deciles[decile].inc()
+        if ood:
+            self._ood.inc()
+
+
+class ModelMetrics:
+    """Bound children of one model version, so that a request looks up no labels."""
+
+    def __init__(self, metrics: "Metrics", facts: ModelFacts) -> None:
+        bound = (facts.name, facts.version)
+        self.batch_size = metrics.batch_size.labels(facts.name)
+        self.decisions = {d: metrics.decisions.labels(*bound, d) for d in ("ID", "OOD")}
+        self.labels = [metrics.predicted_label.labels(*bound, label) for label in facts.labels]
+        self.detectors: Mapping[str, DetectorMetrics] = {
+            d.name: DetectorMetrics(metrics, *bound, d.name) for d in facts.detectors
+        }
+
+
+class Metrics:
+    """The families; each test makes its own registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        disable_created_metrics()
+        self.registry = registry
+
+        def counter(name: str, text: str, labels: Iterable[str]) -> Counter:
+            return Counter(f"oodscore_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, labels: Iterable[str] = ()) -> Gauge:
+            return Gauge(f"oodscore_{name}", text, labels, registry=registry)
+
+        def histogram(
+            name: str, text: str, labels: Iterable[str], buckets: Sequence[float]
+        ) -> Histogram:
+            return Histogram(f"oodscore_{name}", text, labels, registry=registry, buckets=buckets)
+
+        model = ("model", "version")
+        detector = (*model, "detector")
+        self.requests = counter(
+            "requests", "HTTP requests by route template and status.", ("route", "status")
+        )
+        self.decisions = counter("decisions", "Answers given.", (*model, "decision"))
+        self.detector_ood = counter(
+            "detector_ood",
+            "Inputs this detector finds OOD at the bundle's own acceptance rate.",
+            detector,
+        )
+        self.predicted_label = counter("predicted_label", "Labels answered.", (*model, "label"))
+        self.score_decile = counter(
+            "score_decile",
+            "Inputs by tenth of the calibration scores: 0 most ID-like, 9 least; "
+            "equally filled while nothing drifts.",
+            (*detector, "decile"),
+        )
+        self.rejected_inputs = counter(
+            "rejected_inputs", "Inputs answered with an error, by its code.", ("code",)
+        )
+        self.rejected_requests = counter(
+            "rejected_requests", "Requests refused as a whole, by the error's code.", ("reason",)
+        )
+        self.request_seconds = histogram(
+            "request_duration_seconds", "Time from request to answer.", ("route",), _SECONDS
+        )
+        self.stage_seconds = histogram(
+            "stage_duration_seconds", "Time of a request in one stage.", ("stage",), _SECONDS
+        )
+        self.batch_size = histogram(
+            "batch_size", "Inputs given to the model at once.", ("model",), _BATCH
+        )
+        self.p_value = histogram(
+            "p_value",
+            "Conformal p-value of an input: its place among the calibration scores, small = OOD.",
+            detector,
+            _P_VALUES,
+        )
+        self.calibration_size = gauge(
+            "calibration_size", "Calibration scores behind a detector's p-values.", detector
+        )
+        self.expected_ood_rate = gauge(
+            "expected_ood_rate", "Share of ID inputs the detector may find OOD.", detector
+        )
+        self.queue_items = gauge("queue_items", "Inputs waiting or being scored.")
+        self.in_flight = gauge("in_flight", "HTTP requests being answered.")
+        self.model_ready = gauge("model_ready", "1 when the version answers requests.", model)
+        self.model_info = gauge(
+            "model_info", "1; the labels describe the version.", (*model, "digest", "provider")
+        )
+        self.calibration_age = gauge(
+            "calibration_age_seconds", "Time since the bundle was made.", model
+        )
+        self.build_info = gauge("build_info", "1; the release that answers.", ("version",))
+        self.build_info.labels(installed_version("oodscore")).set(1)
+        self.stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
+
+    def add_model(self, facts: ModelFacts, now: Callable[[], float] = time.time) -> ModelMetrics:
+        """Set the gauges of a version that is served from now on."""
+        bound = (facts.name, facts.version)
+        self.model_ready.labels(*bound).set(1)
+        self.model_info.labels(*bound, facts.digest, facts.provider).set(1)
+        created = facts.created_unix_seconds
+        self.calibration_age.labels(*bound).set_function(lambda: now() - created)
+        for detector in facts.detectors:
+            self.calibration_size.labels(*bound, detector.name).set(detector.calibration_size)
+            self.expected_ood_rate.labels(*bound, detector.name).set(detector.expected_ood_rate)
+        return ModelMetrics(self, facts)

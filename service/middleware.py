@@ -1,0 +1,79 @@
+"""Around every request: its id, its metrics, its log line, and the answer of last resort."""
+
+import logging
+import re
+import time
+from uuid import uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http_errors import internal_error_response
+from service.logs import fields, request_id
+from service.runtime import Runtime
+
+logger = logging.getLogger("oodscore.access")
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_UNMATCHED = "unmatched"
+_QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics"})
+_CLIENT_LEFT = 499  # answered to nobody; counted so that it can be seen
+
+
+class RequestContext:
+    """Pure ASGI: sees disconnects and streams, buffers nothing."""
+
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+        self._app = app
+        self._metrics = runtime.metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        identity = given if _SANE_ID.fullmatch(given) else uuid4().hex
+        token = request_id.set(identity)
+        status = 0
+        started = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = identity
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = _CLIENT_LEFT
+        except Exception:
+            logger.exception("unexpected error")
+            if status:  # too late to say anything else
+                raise
+            response = internal_error_response(scope["path"])
+            await response(scope, receive, send_with_id)
+        finally:
+            self._metrics.in_flight.dec()
+            self._record(scope, status or _CLIENT_LEFT, time.perf_counter() - started)
+            request_id.reset(token)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", _UNMATCHED)
+        self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
+        if logger.isEnabledFor(level):
+            logger.log(
+                level,
+                "request",
+                extra=fields(
+                    method=scope["method"],
+                    route=route,
+                    status=status,
+                    milliseconds=round(seconds * 1000, 3),
+                ),
+            )

@@ -1,0 +1,160 @@
+"""The four kinds of body POST /score reads -> ScoreRequest.  Limits hold while reading."""
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import ValidationError
+from starlette.requests import Request
+
+from service.arrays import parse_npy
+from service.decoding import CONTENT_TYPES as IMAGE_TYPES
+from service.errors import (
+    Base64Invalid,
+    BodyTooLarge,
+    ContentTypeUnsupported,
+    InvalidParameter,
+    MalformedRequest,
+    NoInputs,
+    TextTooLong,
+    TooManyInputs,
+)
+from service.inputs import BadInput, EncodedImage, Input, PixelImage, ScoreRequest, TextInput
+from service.multipart import parse_multipart
+from service.schemas import InputItem, ScoreBody, ScoreParameters, describe_problems
+
+JSON = "application/json"
+MULTIPART = "multipart/form-data"
+NPY = "application/x-npy"
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    max_body_bytes: int
+    max_inputs: int
+    max_npy_inputs: int
+    max_pixels: int
+    max_text_characters: int
+
+
+async def read_body(request: Request, max_body_bytes: int) -> bytes:
+    """The whole body; at most one chunk more than the limit is ever held.
+
+    Raises BodyTooLarge; starlette's ClientDisconnect.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > max_body_bytes:
+        raise BodyTooLarge(max_body_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_body_bytes:
+            raise BodyTooLarge(max_body_bytes)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def parse_body(content_type: str, body: bytes, limits: BodyLimits) -> ScoreRequest:
+    """Raises RequestRejected: ContentTypeUnsupported, MalformedRequest, NoInputs, ...
+
+    What is wrong with one of several inputs stays with that input.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type in IMAGE_TYPES:
+        if not body:
+            raise NoInputs
+        return ScoreRequest([EncodedImage(body)])
+    if media_type not in _PARSERS:
+        accepted = (*IMAGE_TYPES, MULTIPART, JSON, NPY)
+        raise ContentTypeUnsupported(media_type, accepted)
+    request = _PARSERS[media_type](content_type, body, limits)
+    if not request.inputs:
+        raise NoInputs
+    return request
+
+
+def with_parameters(request: ScoreRequest, parameters: ScoreParameters) -> ScoreRequest:
+    """Join body and query.  Raises InvalidParameter when both say different things."""
+    detectors = parameters.detectors
+    names = None if detectors is None else [name.strip() for name in detectors.split(",")]
+    return ScoreRequest(
+        inputs=request.inputs,
+        model=_one("model", request.model, parameters.model),
+        version=_one("version", request.version, parameters.version),
+        detectors=_one("detectors", request.detectors, names),
+        id_acceptance=_one("id_acceptance", request.id_acceptance, parameters.id_acceptance),
+    )
+
+
+_T = TypeVar("_T")
+
+
+def _one(name: str, in_body: _T | None, in_query: _T | None) -> _T | None:
+    if in_body is not None and in_query is not None and in_body != in_query:
+        raise InvalidParameter(f"{name} is given twice, differently, in the body and the query")
+    return in_query if in_body is None else in_body
+
+
+def _parse_json(_: str, body: bytes, limits: BodyLimits) -> ScoreRequest:
+    try:
+        parsed = ScoreBody.model_validate_json(body)
+    except ValidationError as exc:
+        problems = exc.errors(include_url=False, include_context=False, include_input=False)
+        raise MalformedRequest(describe_problems(problems[:10])) from exc
+    if len(parsed.inputs) > limits.max_inputs:
+        raise TooManyInputs(len(parsed.inputs), limits.max_inputs)
+    return ScoreRequest(
+        inputs=[_json_input(item, limits) for item in parsed.inputs],
+        model=parsed.model,
+        version=parsed.version,
+        detectors=parsed.detectors,
+        id_acceptance=parsed.id_acceptance,
+    )
+
+
+def _json_input(item: InputItem, limits: BodyLimits) -> Input:
+    if item.text is not None:
+        return _text(item.text, limits)
+    try:
+        return EncodedImage(base64.b64decode(item.image or "", validate=True))
+    except (binascii.Error, ValueError):
+        return BadInput(Base64Invalid())
+
+
+def _parse_multipart(content_type: str, body: bytes, limits: BodyLimits) -> ScoreRequest:
+    inputs: list[Input] = []
+    for part in parse_multipart(content_type, body, limits.max_inputs):
+        if part.name == "file":
+            inputs.append(EncodedImage(bytes(part.data)))
+        elif part.name == "text":
+            try:
+                inputs.append(_text(part.data.decode(), limits))
+            except UnicodeDecodeError as exc:
+                raise MalformedRequest(f"a text part is not UTF-8: {exc.reason}") from exc
+        else:
+            raise MalformedRequest(f"part {part.name!r} is neither 'file' nor 'text'")
+    return ScoreRequest(inputs)
+
+
+def _parse_npy(_: str, body: bytes, limits: BodyLimits) -> ScoreRequest:
+    if not body:
+        raise NoInputs
+    return ScoreRequest(
+        [PixelImage(row) for row in parse_npy(body, limits.max_npy_inputs, limits.max_pixels)]
+    )
+
+
+def _text(text: str, limits: BodyLimits) -> Input:
+    if len(text) > limits.max_text_characters:
+        return BadInput(TextTooLong(len(text), limits.max_text_characters))
+    return TextInput(text)
+
+
+_PARSERS: Mapping[str, Callable[[str, bytes, BodyLimits], ScoreRequest]] = {
+    JSON: _parse_json,
+    MULTIPART: _parse_multipart,
+    NPY: _parse_npy,
+}

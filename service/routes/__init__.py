@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: each module one group of paths."""

@@ -1,0 +1,81 @@
+"""What is served: classes, detectors, thresholds, reports."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import FileResponse
+
+from service.decision import ON_REQUEST
+from service.errors import ReportMissing
+from service.repository import LoadedBundle, Repository
+from service.routes.dependencies import RepositoryOf
+from service.schemas import DetectorInfo, ModelInfo, ModelList, Problem
+
+router = APIRouter(tags=["models"])
+
+REPORT = "report.html"
+# a report may draw and style itself; it may not run scripts, load anything or be framed
+_REPORT_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    404: {"model": Problem, "description": "Unknown model, version or report."},
+    503: {"model": Problem, "description": "The models are being loaded."},
+}
+
+
+@router.get("/models", responses={503: _ERRORS[503]})
+async def list_models(repository: RepositoryOf) -> ModelList:
+    """Every model at its highest version."""
+    return ModelList(models=[_info(repository, repository.get(name)) for name in repository.names])
+
+
+@router.get("/models/{name}", responses=_ERRORS)
+async def show_model(repository: RepositoryOf, name: str, version: str | None = None) -> ModelInfo:
+    """One version of a model; the highest if `version` is left out."""
+    return _info(repository, repository.get(name, version))
+
+
+@router.get("/models/{name}/{version}/report", responses=_ERRORS, response_class=FileResponse)
+async def show_report(repository: RepositoryOf, name: str, version: str) -> FileResponse:
+    """The evaluation report the version was published with."""
+    path = repository.get(name, version).file(REPORT)
+    if path is None:
+        raise ReportMissing(name, version)
+    return FileResponse(path, media_type="text/html", headers=_REPORT_HEADERS)
+
+
+def _info(repository: Repository, bundle: LoadedBundle) -> ModelInfo:
+    manifest = bundle.manifest
+    has_report = bundle.file(REPORT) is not None
+    return ModelInfo(
+        name=bundle.name,
+        version=bundle.version,
+        versions=repository.versions(bundle.name),
+        default=bundle.name == repository.default,
+        modality=manifest.modality,
+        description=manifest.description,
+        classes=list(manifest.class_names),
+        input_size=(manifest.input.height, manifest.input.width, manifest.input.channels),
+        primary_detector=manifest.policy.primary,
+        detectors=[
+            DetectorInfo(
+                name=spec.name,
+                cost=spec.cost,
+                threshold=spec.threshold,
+                id_acceptance=spec.id_acceptance,
+                calibration_size=spec.calibration_size,
+                acceptance_interval=spec.acceptance_interval,
+                on_request=spec.cost in ON_REQUEST and spec.name != manifest.policy.primary,
+                reference=spec.reference,
+            )
+            for spec in manifest.detectors
+        ],
+        provider=bundle.provider,
+        digest=bundle.digest,
+        created=manifest.provenance.created,
+        report=f"/models/{bundle.name}/{bundle.version}/report" if has_report else None,
+    )

@@ -1,0 +1,52 @@
+"""Liveness, readiness, metrics, and the entry page."""
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import JSONResponse, Response
+
+from service.routes.dependencies import RuntimeOf
+from service.schemas import Problem, Status
+
+router = APIRouter()
+
+
+@router.get("/", include_in_schema=False)
+async def index(request: Request) -> Response:
+    """Where to go from here."""
+    return JSONResponse(
+        {
+            "service": request.app.title,
+            "release": request.app.version,
+            "score": "/score",
+            "models": "/models",
+            "documentation": "/docs",
+            "metrics": "/metrics",
+        }
+    )
+
+
+@router.get("/livez", tags=["operation"])
+async def livez() -> Status:
+    """The process answers."""
+    return Status(status="alive")
+
+
+@router.get(
+    "/readyz",
+    tags=["operation"],
+    responses={503: {"model": Problem, "description": "Loading the models, or shutting down."}},
+)
+async def readyz(runtime: RuntimeOf) -> Status:
+    """All models are verified and the service is not shutting down."""
+    runtime.check_ready()
+    return Status(status="ready")
+
+
+@router.get("/metrics", tags=["operation"], response_class=Response)
+async def metrics(runtime: RuntimeOf) -> Response:
+    """Prometheus text format."""
+    # rendering thousands of lines takes tens of milliseconds
+    text = await asyncio.to_thread(generate_latest, runtime.metrics.registry)
+    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})

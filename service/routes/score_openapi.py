@@ -1,0 +1,92 @@
+"""The documentation of POST /score, with examples that work against any image model."""
+
+from typing import Any
+
+from service.decoding import CONTENT_TYPES as IMAGE_TYPES
+from service.request_bodies import JSON, MULTIPART, NPY
+from service.schemas import Problem, ScoreBody
+
+DESCRIPTION = """
+Says for each image whether the model knows it (`ID`) or not (`OOD`), with the label, the
+deciding score and every detector's score. Higher score = more OOD; `OOD` is score > threshold.
+
+A request with one input succeeds or is refused. A request with several answers 200 with one
+entry per input, in order; an input that could not be scored carries `error` instead of a decision.
+
+Header `X-Request-Timeout` (seconds) shortens the time the request may take; `X-Request-Id` is
+echoed. `Server-Timing` tells the milliseconds of each stage.
+"""
+
+# a 1 x 1 grey PNG
+_PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+)
+
+
+def _json_schema() -> dict[str, Any]:
+    """ScoreBody without references: this part of the document is not FastAPI's."""
+    schema = ScoreBody.model_json_schema()
+    schema["properties"]["inputs"]["items"] = schema.pop("$defs")["InputItem"]
+    return schema
+
+
+REQUEST_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {
+                "schema": _json_schema(),
+                "examples": {
+                    "one image": {"value": {"inputs": [{"image": _PNG}]}},
+                    "two images, another acceptance": {
+                        "value": {
+                            "inputs": [{"image": _PNG}, {"image": _PNG}],
+                            "id_acceptance": 0.9,
+                        }
+                    },
+                },
+            },
+            MULTIPART: {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "file": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                        },
+                        "text": {"type": "array", "items": {"type": "string"}},
+                    },
+                }
+            },
+            **{
+                image_type: {"schema": {"type": "string", "format": "binary"}}
+                for image_type in IMAGE_TYPES
+            },
+            NPY: {
+                "schema": {
+                    "type": "string",
+                    "format": "binary",
+                    "description": "numpy.save of uint8 (N, H, W, C) or (N, H, W)",
+                }
+            },
+        },
+    }
+}
+_REFUSALS = {
+    400: "Malformed request, invalid parameter, unknown detector, unreachable id_acceptance.",
+    404: "Unknown model or version.",
+    413: "Body, image, text or number of inputs too large.",
+    415: "Content type not accepted.",
+    422: "The only input cannot be decoded, or is not what the model reads.",
+    429: "The queue is full; Retry-After tells when to come back.",
+    500: "The model failed on the only input.",
+    503: "The models are being loaded.",
+    504: "The deadline passed.",
+}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": text,
+        "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+    }
+    for status, text in _REFUSALS.items()
+}

@@ -1,0 +1,158 @@
+"""What one running service holds, and the way a request goes through it off the event loop."""
+
+import asyncio
+import time
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from service.admission import Admission
+from service.cpus import usable_cpus
+from service.decision import Plan, decile_of
+from service.decoding import ImageLimits
+from service.errors import DeadlinePassed, NotReady, Overloaded, ServiceError, ShuttingDown
+from service.inputs import Input
+from service.metrics import DetectorFacts, Metrics, ModelFacts, ModelMetrics
+from service.repository import LoadedBundle, Repository
+from service.request_bodies import BodyLimits
+from service.scoring import Answer, Deadline, Scored, Scorer
+from service.settings import Settings
+
+
+@dataclass
+class Runtime:
+    """Made by create_app; `repository` is set once all bundles are verified."""
+
+    settings: Settings
+    metrics: Metrics
+    repository: Repository | None = None
+    draining: bool = False
+    models: dict[tuple[str, str], ModelMetrics] = field(
+        default_factory=dict[tuple[str, str], ModelMetrics]
+    )
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.admission = Admission(settings.max_queued_inputs)
+        self.metrics.queue_items.set_function(lambda: self.admission.queued)
+        self.scorer = Scorer(
+            ImageLimits(settings.max_image_bytes, settings.max_pixels), settings.inference_batch
+        )
+        self.body_limits = BodyLimits(
+            settings.max_body_bytes,
+            settings.max_inputs,
+            settings.max_npy_inputs,
+            settings.max_pixels,
+            settings.max_text_characters,
+        )
+        self._open_bodies = 0
+        self._pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="score")
+
+    def serve(self, repository: Repository) -> None:
+        """From now on the service is ready."""
+        for bundle in repository.all():
+            facts = _facts(bundle)
+            self.models[bundle.name, bundle.version] = self.metrics.add_model(facts)
+        self.repository = repository
+
+    def require_repository(self) -> Repository:
+        """Raises NotReady."""
+        if self.repository is None:
+            raise NotReady
+        return self.repository
+
+    def check_ready(self) -> None:
+        """Raises NotReady, ShuttingDown.  Draining, requests are still answered."""
+        self.require_repository()
+        if self.draining:
+            raise ShuttingDown
+
+    @contextmanager
+    def body_slot(self) -> Generator[None]:
+        """Held while a request's body is in memory.  Raises Overloaded.  Event loop only."""
+        limit = self.settings.max_open_requests
+        if self._open_bodies >= limit:
+            wait = self.admission.retry_after_seconds()
+            raise Overloaded(self._open_bodies, "requests", limit, wait)
+        self._open_bodies += 1
+        try:
+            yield
+        finally:
+            self._open_bodies -= 1
+
+    async def score(
+        self, bundle: LoadedBundle, inputs: Sequence[Input], plan: Plan, deadline: Deadline
+    ) -> Scored:
+        """Admit, wait for a worker thread, score, count.  Raises Overloaded, DeadlinePassed.
+
+        The permit lives as long as the work: a caller that leaves frees nothing early.
+        """
+        permit = self.admission.admit(len(inputs))
+        queued_at = time.perf_counter()
+
+        def work() -> Scored:
+            waited = time.perf_counter() - queued_at
+            deadline.check()
+            scored = self.scorer.score(bundle, inputs, plan, deadline)
+            scored.stage_seconds["queue"] = waited
+            self._count(bundle, scored)
+            return scored
+
+        try:
+            job = self._pool.submit(work)
+        except BaseException:
+            permit.release()
+            raise
+        job.add_done_callback(lambda _: permit.release())
+        waiter = asyncio.wrap_future(job)
+        done, _ = await asyncio.wait({waiter}, timeout=max(0.0, deadline.remaining_seconds))
+        if not done:
+            # cancels what has not begun; what has begun stops at its next deadline check
+            waiter.cancel()
+            raise DeadlinePassed(deadline.seconds)
+        return waiter.result()
+
+    def close(self) -> None:
+        """Waits for running work; drops what has not begun."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _count(self, bundle: LoadedBundle, scored: Scored) -> None:
+        model = self.models[bundle.name, bundle.version]
+        for stage, seconds in scored.stage_seconds.items():
+            self.metrics.stages[stage].observe(seconds)
+        for size in scored.batch_sizes:
+            model.batch_size.observe(size)
+        acceptances = {spec.name: spec.id_acceptance for spec in bundle.manifest.detectors}
+        for answer in scored.answers:
+            self._count_answer(answer, model, acceptances)
+
+    def _count_answer(
+        self, answer: Answer, model: ModelMetrics, acceptances: dict[str, float]
+    ) -> None:
+        if isinstance(answer, ServiceError):
+            self.metrics.rejected_inputs.labels(answer.code).inc()
+            return
+        model.decisions[answer.deciding.decision].inc()
+        model.labels[answer.label_index].inc()
+        for name, verdict in answer.detectors.items():
+            # at the bundle's acceptance, whatever this caller asked for, so that the rate can
+            # be held against expected_ood_rate; 1e-9: 1 - 0.95 lies above 0.05
+            ood = verdict.p_value <= 1 - acceptances[name] + 1e-9
+            model.detectors[name].observe(verdict.p_value, decile_of(verdict.p_value), ood=ood)
+
+
+def _facts(bundle: LoadedBundle) -> ModelFacts:
+    manifest = bundle.manifest
+    return ModelFacts(
+        name=bundle.name,
+        version=bundle.version,
+        digest=bundle.digest,
+        provider=bundle.provider,
+        created_unix_seconds=manifest.provenance.created.timestamp(),
+        labels=manifest.class_names,
+        detectors=[
+            DetectorFacts(spec.name, spec.calibration_size, 1 - spec.id_acceptance)
+            for spec in manifest.detectors
+        ],
+    )

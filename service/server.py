@@ -1,0 +1,68 @@
+"""uvicorn with an orderly end: unready first, then no new connections, then the rest."""
+
+import asyncio
+import logging
+from types import FrameType
+from typing import Any, cast
+
+import uvicorn
+
+from service.app import create_app
+from service.logs import configure_logging
+from service.runtime import Runtime
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class DrainingServer(uvicorn.Server):
+    """First SIGTERM or SIGINT: /readyz says 503 while requests are still taken for `delay`;
+    then the sockets close and accepted requests finish.  A second one skips the delay."""
+
+    def __init__(self, config: uvicorn.Config, runtime: Runtime, delay_seconds: float) -> None:
+        super().__init__(config)
+        self._runtime = runtime
+        self._delay_seconds = delay_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # uvicorn would raise the signal again at its end and so lose the exit status 0
+        if self._loop is None or self._runtime.draining:
+            self.should_exit = True
+            return
+        self._runtime.draining = True
+        logger.info("shutting down in %g s", self._delay_seconds)
+        self._loop.call_soon_threadsafe(
+            self._loop.call_later, self._delay_seconds, self._stop_accepting
+        )
+
+    def _stop_accepting(self) -> None:
+        self.should_exit = True
+
+
+def serve(settings: Settings) -> Exception | None:
+    """Serve until a signal.  Returns what made starting impossible, None after a clean end."""
+    configure_logging(settings.log_level)
+    failures: list[Exception] = []
+
+    def on_failure(exc: Exception) -> None:
+        failures.append(exc)
+        server.should_exit = True
+
+    app = create_app(settings, on_failure)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=cast(int, settings.shutdown_grace_seconds),
+    )
+    server = DrainingServer(config, app.state.runtime, settings.shutdown_delay_seconds)
+    server.run()
+    return failures[0] if failures else None
