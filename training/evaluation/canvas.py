@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from PIL import Image
 
 # Okabe & Ito's colour-blind-safe palette, black and yellow left out
 ID_COLOUR = "#0072B2"
-OOD_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#5E3C99")
+OOD_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5E3C99", "#8C510A", "#56B4E9")
 LINES = ("-", "--", "-.", ":")
 GREY = "#6B7280"
 _DOTS_PER_INCH = 110
@@ -44,12 +45,12 @@ def panel_grid(
     return figure, axes
 
 
-def legend_below(figure: Figure, ax: Axes, columns: int = 5) -> None:
-    """One legend for all panels, from the entries of `ax`."""
-    handles, labels = ax.get_legend_handles_labels()
+def legend_below(figure: Figure, handles: Sequence[Artist], columns: int = 5) -> None:
+    """One legend for all panels; the handles carry their labels."""
+    labels = [str(handle.get_label()) for handle in handles]
     columns = min(columns, max(1, int(figure.get_size_inches()[0] // 1.7)))
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False
+        list(handles), labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False
     )
 
 

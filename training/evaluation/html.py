@@ -1,11 +1,21 @@
 """The report as one self-contained page: no script, no outside asset, light and dark."""
 
 import base64
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from training.evaluation.html_tables import (
+    COLUMNS,
+    calibration_tables,
+    controls_table,
+    detector_label,
+    detectors_table,
+    metric_value,
+    price_table,
+    provenance,
+    published_table,
+)
 from training.evaluation.markup import (
     STYLE,
     Cell,
@@ -13,30 +23,9 @@ from training.evaluation.markup import (
     labelled_list,
     per_cent,
     section,
-    signed_points,
     table,
 )
-from training.evaluation.metrics import OodMetrics
-from training.evaluation.records import (
-    CONTROL_TOLERANCE,
-    PUBLISHED_TOLERANCE,
-    OodSet,
-    Report,
-    Row,
-)
-
-# field of OodMetrics, heading, whether more is better (None: neither)
-_COLUMNS: tuple[tuple[str, str, bool | None], ...] = (
-    ("auroc", "AUROC", True),
-    ("aupr_out", "AUPR-out", True),
-    ("aupr_in", "AUPR-in", True),
-    ("fpr95_id_side", "FPR95 ID side", False),
-    ("fpr80_id_side", "FPR80 ID side", False),
-    ("fpr95_ood_side", "FPR95 OOD side", False),
-    ("detection_error", "Detection error", False),
-    ("id_acceptance", "ID accepted at τ", None),
-    ("ood_rejection", "OOD rejected at τ", True),
-)
+from training.evaluation.records import OodSet, Report, Row
 
 _READING = (
     "AUROC: chance is 50. AUPR: chance is the share of the positive side, so mind the counts"
@@ -58,15 +47,15 @@ def render_page(report: Report, pictures: Mapping[Path, str]) -> str:
         section("Every metric", f"<p>{_READING}</p>" + "".join(_detail(report, s) for s in sets))
         if sets
         else "",
-        section("Controls", _controls(report, controls)) if controls else "",
-        section("Beside published numbers", _published(report))
+        section("Controls", controls_table(report, controls)) if controls else "",
+        section("Beside published numbers", published_table(report))
         if any(row.published for row in report.rows)
         else "",
-        section("Calibration check", _calibration(report)) if report.calibration else "",
+        section("Calibration check", calibration_tables(report)) if report.calibration else "",
         section("Pictures", "".join(_picture(*item) for item in pictures.items())),
-        section("Detectors", _detectors(report)),
-        section("Price", _price(report)) if report.price else "",
-        section("Provenance", _provenance(report)),
+        section("Detectors", detectors_table(report)),
+        section("Price", price_table(report)) if report.price else "",
+        section("Provenance", provenance(report)),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -102,7 +91,7 @@ def _overview(report: Report, sets: Sequence[OodSet]) -> str:
     best_macro = best_of(macros)
     body = [
         [
-            Cell(_detector_label(report, name), head=True),
+            Cell(detector_label(report, name), head=True),
             *(_auroc_cell(by_set[s].get(name), name in best[s]) for s in by_set),
             Cell(per_cent(macros[name]) if name in macros else "–", best=name in best_macro),
         ]
@@ -131,152 +120,26 @@ def _detail(report: Report, ood_set: OodSet) -> str:
     if not rows:
         return ""
     best = {
-        field: best_of({row.detector: _value(row.metrics, field) for row in rows}, more)
-        for field, _, more in _COLUMNS
+        field: best_of({row.detector: metric_value(row.metrics, field) for row in rows}, more)
+        for field, _, more in COLUMNS
         if more is not None
     }
     body = [
         [
-            Cell(_detector_label(report, row.detector), head=True),
+            Cell(detector_label(report, row.detector), head=True),
             *(
                 Cell(
-                    per_cent(_value(row.metrics, field)),
+                    per_cent(metric_value(row.metrics, field)),
                     best=row.detector in best.get(field, ()),
                 )
-                for field, _, _ in _COLUMNS
+                for field, _, _ in COLUMNS
             ),
         ]
         for row in rows
     ]
     counts = f"{rows[0].metrics.id_count:,} ID and {rows[0].metrics.ood_count:,} OOD inputs"
     caption = f"{ood_set.name}: {counts}. {ood_set.description}".rstrip()
-    return table(caption, ["Detector", *(head for _, head, _ in _COLUMNS)], body)
-
-
-def _controls(report: Report, controls: Sequence[OodSet]) -> str:
-    flagged = report.flagged_controls()
-    limit = 100 * CONTROL_TOLERANCE
-    note = (
-        "A control set is ID data encoded again: nothing about its content is out of distribution."
-        f" An AUROC more than {limit:g} points from 50 says that the detector reads artefacts of"
-        " the encoding, and that its numbers on differently encoded OOD sets are flattered."
-    )
-    body = [
-        [
-            Cell(row.ood_set, head=True),
-            Cell(_detector_label(report, row.detector)),
-            Cell(per_cent(row.metrics.auroc)),
-            Cell("reads artefacts" if row in flagged else "clear", warn=row in flagged),
-        ]
-        for control in controls
-        for row in report.rows
-        if row.ood_set == control.name
-    ]
-    heads = ["Control set", "Detector", "AUROC", "Verdict"]
-    return f"<p>{note}</p>" + table("Control sets (%)", heads, body)
-
-
-def _published(report: Report) -> str:
-    limit = 100 * PUBLISHED_TOLERANCE
-    body = [
-        [
-            Cell(row.ood_set, head=True),
-            Cell(_detector_label(report, row.detector)),
-            Cell(_heading(published.metric)),
-            Cell(per_cent(_value(row.metrics, published.metric))),
-            Cell(per_cent(published.value), small=published.source),
-            Cell(signed_points(row.difference(published))),
-            Cell(
-                published.explanation
-                or ("not explained" if row.needs_explanation(published) else ""),
-                warn=row.needs_explanation(published),
-                text=True,
-            ),
-        ]
-        for row in report.rows
-        for published in row.published
-    ]
-    heads = ["OOD set", "Detector", "Metric", "Here", "Published", "Difference", "Why"]
-    return table(f"Differences above {limit:g} points need a reason (%)", heads, body)
-
-
-def _calibration(report: Report) -> str:
-    body = [
-        [
-            Cell(_detector_label(report, record.detector), head=True),
-            Cell(f"{100 * row.nominal:g}"),
-            Cell(f"{row.threshold:.6g}"),
-            Cell(per_cent(row.realised)),
-            Cell(f"{per_cent(row.low)}–{per_cent(row.high)}"),
-            Cell("inside" if row.inside else _outside(row.tied), warn=not row.inside),
-        ]
-        for record in report.calibration
-        for row in record.rows
-    ]
-    heads = ["Detector", "Nominal", "Threshold", "Realised", "Chance allows (99 %)", "Verdict"]
-    spread = [
-        [
-            Cell(_detector_label(report, record.detector), head=True),
-            Cell(f"{record.p_values.statistic:.4f}"),
-            Cell(f"{record.p_values.critical:.4f}"),
-            Cell(
-                "uniform" if record.p_values.uniform else "not uniform",
-                warn=not record.p_values.uniform,
-            ),
-        ]
-        for record in report.calibration
-    ]
-    return table("Acceptance of test-ID (%)", heads, body) + table(
-        "Are the p-values of test-ID uniform?  Kolmogorov-Smirnov, both sample sizes counted",
-        ["Detector", "Distance", "Critical", "Verdict"],
-        spread,
-    )
-
-
-def _outside(tied: int) -> str:
-    return f"outside ({tied} scores tie with the threshold)" if tied else "outside"
-
-
-def _detectors(report: Report) -> str:
-    body = [
-        [
-            Cell(_detector_label(report, record.name), head=True),
-            Cell(record.description, small=record.reference, text=True),
-            Cell(record.cost),
-            Cell(f"{record.threshold:.6g}", small=f"for {100 * record.id_acceptance:g} %"),
-            Cell(
-                "–".join(per_cent(end) for end in record.acceptance_interval),
-                small=f"from {record.calibration_size:,} scores",
-            ),
-        ]
-        for record in report.detectors
-    ]
-    heads = ["Detector", "What it measures", "Cost", "Threshold τ", "True acceptance (90 %)"]
-    return table("The detectors of this bundle", heads, body)
-
-
-def _price(report: Report) -> str:
-    body = [
-        [
-            Cell(_detector_label(report, price.detector), head=True),
-            Cell(str(price.batch_size)),
-            Cell(f"{price.milliseconds_per_input:.4g}"),
-            Cell("–" if price.ratio_to_classifier is None else f"{price.ratio_to_classifier:.3f}"),
-        ]
-        for price in report.price
-    ]
-    heads = ["Detector", "Batch", "ms an input", "Times the classifier"]
-    return table("What a detector costs", heads, body)
-
-
-def _provenance(report: Report) -> str:
-    counts = {name: f"{count:,}" for name, count in report.counts.items()}
-    config = escape(json.dumps(report.config, indent=1, ensure_ascii=False))
-    return (
-        f"<h3>Counts</h3>{labelled_list(counts)}<h3>Machine</h3>{labelled_list(report.machine)}"
-        f"<h3>Libraries</h3>{labelled_list(report.libraries)}"
-        f"<details><summary>Configuration</summary><pre>{config}</pre></details>"
-    )
+    return table(caption, ["Detector", *(head for _, head, _ in COLUMNS)], body)
 
 
 def _picture(path: Path, caption: str) -> str:
@@ -287,15 +150,3 @@ def _picture(path: Path, caption: str) -> str:
 
 def _bullets(lines: Iterable[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
-
-
-def _detector_label(report: Report, name: str) -> str:
-    return f"{name} (default)" if name == report.primary else name
-
-
-def _heading(field: str) -> str:
-    return next((head for name, head, _ in _COLUMNS if name == field), field)
-
-
-def _value(metrics: OodMetrics, field: str) -> float:
-    return float(getattr(metrics, field))

@@ -6,7 +6,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from training.evaluation.canvas import ID_COLOUR, OOD_COLOURS, label_edges, panel_grid
+from training.evaluation.canvas import (
+    ID_COLOUR,
+    OOD_COLOURS,
+    label_edges,
+    legend_below,
+    panel_grid,
+)
 from training.evaluation.tables import Latents
 
 _ID_POINTS = 2000
@@ -43,14 +49,17 @@ def latent_picture(latents: Latents) -> Figure:
         ax.set_xlim(*limits[0])
         ax.set_ylim(*limits[1])
     label_edges(
-        panels, _COLUMNS, f"PC 1 ({explained[0]:.0%} of variance)", f"PC 2 ({explained[1]:.0%})"
+        panels,
+        _COLUMNS,
+        f"PC 1 ({100 * explained[0]:.0f} % of variance)",
+        f"PC 2 ({100 * explained[1]:.0f} %)",
     )
     marks = [
         Line2D([], [], marker="o", color="#B9D3E6", linestyle="", label="train ID"),
         Line2D([], [], marker="x", color="#B2410C", linestyle="", label="test OOD"),
     ]
     if names:
-        figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+        legend_below(figure, marks)
     return figure
 
 

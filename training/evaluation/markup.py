@@ -22,11 +22,13 @@ th,td{padding:.32rem .7rem;border-bottom:1px solid var(--line);text-align:right;
 vertical-align:top}
 thead th{border-bottom:2px solid var(--line);vertical-align:bottom;font-weight:600}
 th:first-child,td.text{text-align:left}td.text{min-width:16rem;max-width:34rem}
-tbody th{font-weight:500;white-space:nowrap}
+tbody tr{background:var(--page)}
+tbody th{font-weight:500;white-space:nowrap;position:sticky;left:0;background:inherit}
 tbody tr:nth-child(even){background:var(--stripe)}
 td small{display:block;color:var(--soft);font-size:.78em;white-space:nowrap}
 td.text small{white-space:normal}
-td.best{background:var(--best);font-weight:700}td.warn{background:var(--warnpage);
+td.best{background:var(--best);font-weight:700}td.best small{font-weight:400}
+td.warn{background:var(--warnpage);
 color:var(--warn);font-weight:600}
 dl{display:flex;flex-wrap:wrap;gap:.3rem 1.6rem;margin:.4rem 0}dt{color:var(--soft);font-size:.8em}
 dd{margin:0;font-variant-numeric:tabular-nums}

@@ -9,14 +9,18 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from service.bundle import p_values
 from training.evaluation.canvas import (
     GREY,
     ID_COLOUR,
+    OOD_COLOURS,
     label_edges,
     legend_below,
     ood_style,
@@ -26,9 +30,11 @@ from training.evaluation.records import CalibrationRecord
 from training.evaluation.tables import Scores
 
 _COLUMNS = 4
+_BAND = "#CFE3F1"
+_KEPT, _BROKEN = ID_COLOUR, OOD_COLOURS[0]
 _ROC_LINES = 8  # more cannot be told apart; the rest is grey
 _REACH = 300.0  # standardised scores are drawn within +-300
-_TICKS = (-100, -10, -3, 0, 3, 10, 100)
+_TICKS = (0, -1, 1, -3, 3, -10, 10, -30, 30, -100, 100)  # the first ones win over near ones
 
 
 def score_histograms(scores: Scores) -> Figure:
@@ -49,11 +55,11 @@ def score_histograms(scores: Scores) -> Figure:
         )
         ax.set_title(f"{detector}   τ = {scores.thresholds[detector]:.4g}", fontsize=9)
         ax.set_xlim(edges[0], edges[-1])
-        ticks = [t for t in _TICKS if edges[0] <= math.asinh(t) <= edges[-1]]
+        ticks = _ticks_within(float(edges[0]), float(edges[-1]))
         ax.set_xticks([math.asinh(t) for t in ticks], [f"{t:g}" for t in ticks])
         ax.set_yticks([])
-    label_edges(axes, _COLUMNS, "score, calibration σ from median", "density")
-    legend_below(figure, axes[0])
+    label_edges(axes, _COLUMNS, "score, calibration σ from median", "share of inputs")
+    legend_below(figure, axes[0].get_legend_handles_labels()[0])
     return figure
 
 
@@ -64,13 +70,14 @@ def roc_curves(scores: Scores) -> Figure:
     )
     floor = 1.0 / max(len(next(iter(scores.id_test.values()))), 10)
     for ax, (name, by_detector) in zip(axes, scores.ood.items(), strict=True):
-        order = list(enumerate(scores.detectors))
-        for i, detector in reversed(order):  # the first detectors are drawn on top
+        for i, detector in enumerate(scores.detectors):
             rejected, caught = _roc(scores.id_test[detector], by_detector[detector])
             keep = rejected >= floor
             colour, line = ood_style(i) if i < _ROC_LINES else ("#C4C8CE", "-")
             label = detector if i < _ROC_LINES else "others" if i == _ROC_LINES else None
-            ax.plot(rejected[keep], caught[keep], line, color=colour, linewidth=1.4, label=label)
+            ax.plot(
+                rejected[keep], caught[keep], line, color=colour, label=label, zorder=3 - i / 100
+            )  # the first detectors lie on top
         chance = np.geomspace(floor, 1.0, 100)
         ax.plot(chance, chance, color=GREY, linewidth=0.8, linestyle=":", label="chance")
         ax.axvline(0.05, color=GREY, linewidth=0.8, linestyle="--", label="5 % false alarms")
@@ -82,7 +89,7 @@ def roc_curves(scores: Scores) -> Figure:
         ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
         ax.set_title(name, fontsize=9)
     label_edges(axes, 3, "ID rejected (%, log scale)", "OOD caught (%)")
-    legend_below(figure, axes[0])
+    legend_below(figure, axes[0].get_legend_handles_labels()[0])
     return figure
 
 
@@ -100,14 +107,20 @@ def calibration_plot(records: Sequence[CalibrationRecord]) -> Figure:
         for y, record in enumerate(records):
             for row in (row for row in record.rows if row.nominal == level):
                 width = row.high - row.low
-                ax.barh(y, 100 * width, left=100 * row.low, height=0.7, color="#CFE3F1", zorder=1)
-                colour, marker = (ID_COLOUR, "o") if row.inside else ("#D55E00", "X")
+                ax.barh(y, 100 * width, left=100 * row.low, height=0.7, color=_BAND, zorder=1)
+                colour, marker = (_KEPT, "o") if row.inside else (_BROKEN, "X")
                 ax.plot(100 * row.realised, y, marker, color=colour, markersize=5, zorder=3)
         ax.axvline(100 * level, color="black", linewidth=1, linestyle="--", zorder=2)
         ax.set_title(f"nominal {100 * level:g} %", fontsize=9)
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.set_yticks(range(len(names)), names if ax is axes[0] else [])
         ax.set_xlabel("test-ID accepted (%)", fontsize=8)
+    marks: list[Artist] = [
+        Patch(color=_BAND, label="what chance allows (99 %)"),
+        Line2D([], [], marker="o", color=_KEPT, linestyle="", label="realised, inside"),
+        Line2D([], [], marker="X", color=_BROKEN, linestyle="", label="realised, outside"),
+    ]
+    legend_below(figure, marks)
     return figure
 
 
@@ -123,11 +136,11 @@ def p_value_histograms(scores: Scores, bins: int = 20) -> Figure:
         share = 1.0 / bins
         both = 1.0 / calibration.size + 1.0 / own.size
         reach = 2.576 * math.sqrt(share * (1 - share) * both) / share  # 99 % a bin
-        ax.axhspan(1 - reach, 1 + reach, color="#CFE3F1", zorder=0.5, label="chance, 99 % a bin")
+        ax.axhspan(1 - reach, 1 + reach, color=_BAND, zorder=0.5, label="chance, 99 % a bin")
         for i, (name, values) in enumerate({"test ID": own, **_ood_p(scores, detector)}.items()):
             colour, line = (ID_COLOUR, "-") if i == 0 else ood_style(i - 1)
             height = np.histogram(values, edges)[0] * bins / values.size
-            ax.stairs(height, edges, color=colour, linestyle=line, label=name, linewidth=1.2)
+            ax.stairs(height, edges, color=colour, linestyle=line, label=name, baseline=None)
         ax.set_yscale("symlog", linthresh=2.0)
         ax.set_ylim(0.0, bins * 1.1)
         ax.set_yticks([0, 1, 2, 5, 20], ["0", "1", "2", "5", "20"])
@@ -135,7 +148,7 @@ def p_value_histograms(scores: Scores, bins: int = 20) -> Figure:
         ax.set_xlim(0.0, 1.0)
         ax.set_title(detector, fontsize=9)
     label_edges(axes, _COLUMNS, "p-value", "density (1 = uniform)")
-    legend_below(figure, axes[0])
+    legend_below(figure, axes[0].get_legend_handles_labels()[0])
     return figure
 
 
@@ -145,6 +158,16 @@ def _ood_p(scores: Scores, detector: str) -> dict[str, NDArray[np.float64]]:
         name: p_values(calibration, np.asarray(by_detector[detector], dtype=np.float64))
         for name, by_detector in scores.ood.items()
     }
+
+
+def _ticks_within(low: float, high: float) -> list[int]:
+    kept: list[int] = []
+    for tick in _TICKS:
+        at = math.asinh(tick)
+        clear = all(abs(at - math.asinh(other)) > 0.09 * (high - low) for other in kept)
+        if low <= at <= high and clear:
+            kept.append(tick)
+    return sorted(kept)
 
 
 def _robust_scale(values: NDArray[np.float64]) -> tuple[float, float]:
