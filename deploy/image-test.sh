@@ -110,7 +110,9 @@ done
 say "healthy after about $(($(date +%s) - started)) s"
 
 [ "$(podman exec "$name" id -u)" = 10001 ] || fail "the service does not run as 10001"
-if podman exec "$name" sh -c ': > /app/probe' 2>/dev/null; then fail "the root is writable"; fi
+podman exec "$name" sh -c "grep -q '^[^ ]* / [^ ]* ro[, ]' /proc/mounts" || fail "the root is writable"
+podman exec "$name" grep -q '^CapEff:.*0000000000000000$' /proc/1/status || fail "capabilities remain"
+podman exec "$name" grep -q '^NoNewPrivs:.*1$' /proc/1/status || fail "new privileges are allowed"
 podman exec "$name" python -c '
 import importlib.util, sys
 found = [m for m in ("torch", "training", "onnx", "pytest") if importlib.util.find_spec(m)]

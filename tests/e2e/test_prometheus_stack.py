@@ -102,11 +102,14 @@ class Stack:
         """Good requests, one bad input among good ones, and one request refused as a whole."""
         picture = runpy.run_path(str(SMOKE))["grey_ramp_png"]
         with httpx.Client(base_url=self.service, trust_env=False) as client:
+            png = {"Content-Type": "image/png"}
             for side in (8, 16, 32):
-                assert client.post("/score", content=picture(side)).status_code == httpx.codes.OK
+                answer = client.post("/score", content=picture(side), headers=png)
+                assert answer.status_code == httpx.codes.OK, answer.text
             files = [("file", ("a.png", picture())), ("file", ("b.png", b"no picture"))]
             assert client.post("/score", files=files).status_code == httpx.codes.OK
-            assert client.post("/score", content=b"no picture").is_client_error
+            answer = client.post("/score", content=b"no picture", headers=png)
+            assert answer.is_client_error, answer.text
             assert client.get("/models").status_code == httpx.codes.OK
 
 
