@@ -95,7 +95,7 @@ class Runtime:
             waited = time.perf_counter() - queued_at
             deadline.check()
             scored = self.scorer.score(bundle, inputs, plan, deadline)
-            scored.stage_seconds["queue"] = waited
+            scored.stage_seconds = {"queue": waited, **scored.stage_seconds}
             self._count(bundle, scored)
             return scored
 

@@ -75,7 +75,11 @@ class Scorer:
     inference_batch: int  # rows given to the model at once
 
     def score(
-        self, bundle: LoadedBundle, inputs: Sequence[Input], plan: Plan, deadline: Deadline
+        self,
+        bundle: LoadedBundle,
+        inputs: Sequence[Input],
+        plan: Plan,
+        deadline: Deadline,
     ) -> Scored:
         """Raises DeadlinePassed between two batches; nothing else: inputs fail one by one."""
         scored = Scored()
