@@ -1,0 +1,98 @@
+"""The command line, offline and against a service, gives the same answers."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from live_server import LiveServer
+from pictures import id_png, ood_png
+from tiny_bundle import id_images
+from typer.testing import CliRunner, Result
+
+from service.cli import app
+
+runner = CliRunner()
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    (tmp_path / "known.png").write_bytes(id_png())
+    (tmp_path / "unknown.png").write_bytes(ood_png())
+    np.save(tmp_path / "rows.npy", id_images(3, 95))
+    return [str(tmp_path / name) for name in ("known.png", "unknown.png", "rows.npy")]
+
+
+@pytest.fixture
+def run(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("OODSCORE_MODELS_DIR", str(models_dir))
+
+    def run(*arguments: str) -> Result:
+        return runner.invoke(app, arguments)
+
+    return run
+
+
+def test_offline_and_remote_agree(run: Run, server: LiveServer, files: list[str]) -> None:
+    offline = run("score", *files, "--json", "--model", "tiny")
+    remote = run("score", *files, "--json", "--model", "tiny", "--url", server.url)
+    assert offline.exit_code == remote.exit_code == 0, offline.output + remote.output
+    lines = [json.loads(line) for line in offline.stdout.splitlines()]
+    assert lines == [json.loads(line) for line in remote.stdout.splitlines()]
+    assert [line["decision"] for line in lines[:2]] == ["ID", "OOD"]
+    assert lines[0]["model"] == {"name": "tiny", "version": "2"}
+    assert [line["file"] for line in lines[2:]] == [f"{files[2]}[{index}]" for index in range(3)]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("neighbours", [0, 2])
+def test_an_unreadable_file_is_told_and_fails(
+    run: Run, server: LiveServer, files: list[str], tmp_path: Path, remote: bool, neighbours: int
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(id_png()[:30])
+    where = ["--url", server.url] if remote else []
+    result = run("score", str(bad), *files[:neighbours], *where)
+    assert result.exit_code == 1
+    assert f"{bad}  ERROR  image_unreadable" in result.stdout
+    assert len(result.stdout.splitlines()) == 1 + neighbours
+
+
+def test_groups_larger_than_one_request_keep_their_order(
+    run: Run, server: LiveServer, files: list[str]
+) -> None:
+    many = [files[index % 2] for index in range(37)]
+    result = run("score", *many, "--url", server.url)
+    decisions = [line.split()[1] for line in result.stdout.splitlines()]
+    assert decisions == [("ID", "OOD")[index % 2] for index in range(37)]
+
+
+def test_models_commands(run: Run) -> None:
+    assert len(run("models", "list").stdout.splitlines()) == 3
+    verified = run("models", "verify")
+    assert verified.exit_code == 0
+    assert verified.stdout.count("ok") == 3
+    shown = run("models", "show", "tiny").stdout
+    assert "tiny version 2" in shown
+    assert "199 calibration scores" in shown
+
+
+def test_verify_names_the_broken_file(run: Run, models_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(models_dir, tmp_path / "m")
+    (tmp_path / "m" / "tiny" / "1" / "calibration.npz").write_bytes(b"x")
+    result = run("models", "verify", "--models-dir", str(tmp_path / "m"))
+    assert result.exit_code == 1
+    assert "tiny/1/calibration.npz" in result.stdout
+    assert result.stdout.count("  ok\n") == 2
+
+
+@pytest.mark.parametrize(
+    "command", [["serve"], ["score"], ["models", "list"], ["models", "verify"], ["models", "show"]]
+)
+def test_every_command_has_an_example(run: Run, command: list[str]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: oodscore {' '.join(command)}" in result.stdout

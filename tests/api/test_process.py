@@ -1,0 +1,120 @@
+"""The service as a process: `oodscore serve`, its log, its end."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import httpx
+import pytest
+from pictures import id_png, npy
+from tiny_bundle import id_images
+
+from service.bundle import FORWARD
+
+PNG = {"Content-Type": "image/png"}
+
+
+class ServeProcess:
+    def __init__(self, models_dir: Path, **settings: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        environment = {f"OODSCORE_{name.upper()}": value for name, value in settings.items()}
+        command = [sys.executable, "-m", "service", "serve", "--models-dir", str(models_dir)]
+        self.process = subprocess.Popen(
+            [*command, "--port", str(port)],
+            env=os.environ | environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_ready(self) -> None:
+        give_up = time.monotonic() + 30
+        while True:
+            assert self.process.poll() is None
+            assert time.monotonic() < give_up
+            try:
+                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+
+    def end(self) -> tuple[int, str]:
+        """Exit status and what stood on stderr."""
+        _, log = self.process.communicate(timeout=30)
+        return self.process.returncode, log
+
+
+@pytest.fixture
+def started(models_dir: Path) -> Generator[ServeProcess]:
+    serving = ServeProcess(models_dir, shutdown_delay_seconds="0.5")
+    try:
+        serving.wait_ready()
+        yield serving
+    finally:
+        serving.process.kill()
+        serving.process.communicate()
+
+
+def test_sigterm_finishes_what_was_accepted_and_exits_0(started: ServeProcess) -> None:
+    rows = npy(id_images(2, 90))
+    head = (
+        "POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\n"
+        f"Content-Length: {len(rows)}\r\nX-Request-Id: slow-one\r\nConnection: close\r\n\r\n"
+    )
+    address = ("127.0.0.1", int(started.url.rpartition(":")[2]))
+    with socket.create_connection(address, timeout=20) as connection:
+        connection.sendall(head.encode() + rows[:50])
+        time.sleep(0.2)
+        started.process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        assert httpx.get(f"{started.url}/readyz").json()["code"] == "shutting_down"
+        # new requests are still answered until balancers have noticed
+        assert httpx.post(f"{started.url}/score", content=id_png(), headers=PNG).is_success
+        time.sleep(1.0)  # beyond the delay: the socket is closed, the request still open
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{started.url}/livez")
+        connection.sendall(rows[50:])
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert len(json.loads(answer.partition(b"\r\n\r\n")[2])["results"]) == 2
+    status, log = started.end()
+    assert status == 0, log
+    lines = [json.loads(line) for line in log.splitlines()]
+    (line,) = [line for line in lines if line.get("request_id") == "slow-one"]
+    assert (line["route"], line["status"]) == ("/score", 200)
+    assert any(line.get("provider") == "cpu" for line in lines)
+
+
+def test_a_wrong_bundle_stops_the_start(models_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(models_dir, tmp_path / "models")
+    graph = tmp_path / "models" / "tiny" / "1" / FORWARD
+    graph.write_bytes(graph.read_bytes()[:-1] + b"\xff")
+    status, log = ServeProcess(tmp_path / "models").end()
+    assert status == 1
+    assert str(graph) in log.splitlines()[-1]
+    assert "Traceback" not in log
+
+
+def test_no_bundles_and_unknown_default_stop_the_start(models_dir: Path, tmp_path: Path) -> None:
+    status, log = ServeProcess(tmp_path).end()
+    assert status == 1
+    assert "holds no bundle" in log
+    status, log = ServeProcess(models_dir, default_image_model="nope").end()
+    assert status == 1
+    assert "no model 'nope'" in log
+
+
+def test_a_bad_setting_is_wrong_usage(models_dir: Path) -> None:
+    status, log = ServeProcess(models_dir, max_inputs="many").end()
+    assert status == 2
+    assert "max_inputs" in log
