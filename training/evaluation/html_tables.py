@@ -34,7 +34,7 @@ def controls_table(report: Report, controls: Sequence[OodSet]) -> str:
     body = [
         [
             Cell(row.ood_set, head=True),
-            Cell(detector_label(report, row.detector)),
+            Cell(detector_label(report, row.detector), text=True),
             Cell(per_cent(row.metrics.auroc)),
             Cell("reads artefacts" if row in flagged else "clear", warn=row in flagged),
         ]
@@ -52,8 +52,8 @@ def published_table(report: Report) -> str:
     body = [
         [
             Cell(row.ood_set, head=True),
-            Cell(detector_label(report, row.detector)),
-            Cell(_heading(published.metric)),
+            Cell(detector_label(report, row.detector), text=True),
+            Cell(_heading(published.metric), text=True),
             Cell(per_cent(metric_value(row.metrics, published.metric))),
             Cell(per_cent(published.value), small=published.source),
             Cell(signed_points(row.difference(published))),
@@ -61,7 +61,7 @@ def published_table(report: Report) -> str:
                 published.explanation
                 or ("not explained" if row.needs_explanation(published) else ""),
                 warn=row.needs_explanation(published),
-                text=True,
+                prose=True,
             ),
         ]
         for row in report.rows
@@ -122,8 +122,8 @@ def detectors_table(report: Report) -> str:
     body = [
         [
             Cell(detector_label(report, record.name), head=True),
-            Cell(record.description, small=record.reference, text=True),
-            Cell(record.cost),
+            Cell(record.description, small=record.reference, prose=True),
+            Cell(record.cost, text=True),
             Cell(f"{record.threshold:.6g}", small=f"for {100 * record.id_acceptance:g} %"),
             Cell(
                 "–".join(per_cent(end) for end in record.acceptance_interval),

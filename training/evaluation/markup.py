@@ -21,12 +21,12 @@ caption{text-align:left;color:var(--soft);padding:.3rem 0}
 th,td{padding:.32rem .7rem;border-bottom:1px solid var(--line);text-align:right;
 vertical-align:top}
 thead th{border-bottom:2px solid var(--line);vertical-align:bottom;font-weight:600}
-th:first-child,td.text{text-align:left}td.text{min-width:16rem;max-width:34rem}
+th:first-child,.text,.prose{text-align:left}td.prose{min-width:16rem;max-width:34rem}
 tbody tr{background:var(--page)}
 tbody th{font-weight:500;white-space:nowrap;position:sticky;left:0;background:inherit}
 tbody tr:nth-child(even){background:var(--stripe)}
 td small{display:block;color:var(--soft);font-size:.78em;white-space:nowrap}
-td.text small{white-space:normal}
+td.prose small{white-space:normal}
 td.best{background:var(--best);font-weight:700}td.best small{font-weight:400}
 td.warn{background:var(--warnpage);
 color:var(--warn);font-weight:600}
@@ -48,7 +48,8 @@ class Cell:
     best: bool = False
     warn: bool = False
     head: bool = False
-    text: bool = False  # prose: left-aligned and wrapped
+    text: bool = False  # left-aligned
+    prose: bool = False  # left-aligned and wrapped
 
 
 def per_cent(share: float) -> str:
@@ -72,7 +73,11 @@ def best_of(values: Mapping[str, float], more: bool = True) -> set[str]:
 
 def table(caption: str, heads: Sequence[str], body: Sequence[Sequence[Cell]]) -> str:
     """A table that scrolls sideways on its own when the screen is narrow."""
-    top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
+    left = [cell.text or cell.prose for cell in body[0]] if body else [False] * len(heads)
+    top = "".join(
+        f'<th scope="col"{" class=text" if text else ""}>{escape(head)}</th>'
+        for head, text in zip(heads, left, strict=True)
+    )
     rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in body)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
@@ -100,7 +105,7 @@ def _cell(cell: Cell) -> str:
     small = f"<small>{escape(cell.small)}</small>" if cell.small else ""
     if cell.head:
         return f'<th scope="row">{escape(cell.value)}{small}</th>'
-    marks = [name for name in ("best", "warn", "text") if getattr(cell, name)]
+    marks = [name for name in ("best", "warn", "text", "prose") if getattr(cell, name)]
     css = f' class="{" ".join(marks)}"' if marks else ""
     value = f"<strong>{escape(cell.value)}</strong>" if cell.best else escape(cell.value)
     return f"<td{css}>{value}{small}</td>"

@@ -109,7 +109,7 @@ def detector_records(
         DetectorRecord(
             name=detector,
             description=descriptions[detector],
-            threshold=scores.thresholds[detector],
+            threshold=float(scores.thresholds[detector]),
             id_acceptance=id_acceptance,
             calibration_size=len(scores.calibration[detector]),
             acceptance_interval=acceptance_interval(
