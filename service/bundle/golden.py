@@ -39,7 +39,7 @@ def check_golden(
             raise GoldenMismatch(path, f"{name}: the graph gives NaN or infinity")
         gap = np.abs(served.astype(np.float64) - recorded)
         allowed = tolerance.absolute + tolerance.relative * np.abs(recorded.astype(np.float64))
-        if (gap > allowed).any():
+        if not (gap <= allowed).all():
             raise GoldenMismatch(
                 path,
                 f"{name}: differs from the recorded output by {gap.max():.3g}, tolerance "

@@ -171,6 +171,9 @@ def read_golden(folder: Path, manifest: Manifest) -> Golden:
     missing = {"logits", *(detector.output for detector in manifest.detectors)} - set(outputs)
     if missing:
         raise BundleCorrupt(path, f"holds no recorded {sorted(missing)}")
+    for name, values in outputs.items():
+        if values.dtype != np.float32 or not np.isfinite(values).all():
+            raise BundleCorrupt(path, f"{name}: the recorded output is not finite float32")
     return Golden(inputs.astype(np.uint8), outputs)
 
 
