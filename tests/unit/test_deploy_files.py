@@ -168,6 +168,19 @@ def test_only_settings_that_exist_are_set(stack: dict[str, Any]) -> None:
     assert used <= known
 
 
+def test_every_variable_of_the_compose_files_is_documented() -> None:
+    documented = (ROOT / "docs" / "deployment.md").read_text()
+    used = {
+        name
+        for path in (COMPOSE, GPU)
+        for line in path.read_text().splitlines()
+        if not line.startswith("#")
+        for name in re.findall(r"\$\{(\w+)", line)
+    }
+    assert used
+    assert not {name for name in used if f"`{name}`" not in documented}
+
+
 def test_telemetry_is_off(stack: dict[str, Any]) -> None:
     assert "ORT_DISABLE_TELEMETRY=1" in DOCKERFILE
     assert stack["services"]["oodscore"]["environment"]["ORT_DISABLE_TELEMETRY"] == "1"
