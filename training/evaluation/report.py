@@ -25,7 +25,9 @@ PLOTS = "plots"
 # file stem -> what the picture shows, for people who do not see it
 CAPTIONS = {
     "scores": "Histograms of the scores on calibration-ID, test-ID and each OOD set, one panel a"
-    " detector; the dashed line is the threshold. Left of it accepted, right of it flagged.",
+    " detector; the dashed line is the threshold: left of it accepted, right of it flagged. The"
+    " axis counts robust standard deviations (1.4826 MAD) from the calibration median, asinh"
+    " scale; the outermost bins hold everything beyond.",
     "roc": "Share of OOD caught against share of ID falsely rejected (log scale), one panel an"
     " OOD set. Higher and further left is better; dotted is chance.",
     "calibration": "Realised acceptance of test-ID at each nominal acceptance. Inside the band:"
