@@ -57,6 +57,7 @@ stand_in_base() {
     command -v debootstrap >/dev/null || missing debootstrap "the base image cannot be pulled either"
     [ "$(id -u)" = 0 ] || missing "root" "debootstrap needs it"
     say "making a stand-in for $base with debootstrap"
+    # shellcheck disable=SC2016  # apt expands it
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | grep '/debian/*$' | head -n 1)
     debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv,python3-pip \
         bookworm "$work/rootfs" ${mirror:+"$mirror"} > "$work/debootstrap.log" 2>&1 \
