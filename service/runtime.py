@@ -46,7 +46,7 @@ class Runtime:
             settings.max_pixels,
             settings.max_text_characters,
         )
-        self._open_bodies = 0
+        self.open_bodies = 0
         self._pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="score")
 
     def serve(self, repository: Repository) -> None:
@@ -72,14 +72,14 @@ class Runtime:
     def body_slot(self) -> Generator[None]:
         """Held while a request's body is in memory.  Raises Overloaded.  Event loop only."""
         limit = self.settings.max_open_requests
-        if self._open_bodies >= limit:
+        if self.open_bodies >= limit:
             wait = self.admission.retry_after_seconds()
-            raise Overloaded(self._open_bodies, "requests", limit, wait)
-        self._open_bodies += 1
+            raise Overloaded(self.open_bodies, "requests", limit, wait)
+        self.open_bodies += 1
         try:
             yield
         finally:
-            self._open_bodies -= 1
+            self.open_bodies -= 1
 
     async def score(
         self, bundle: LoadedBundle, inputs: Sequence[Input], plan: Plan, deadline: Deadline

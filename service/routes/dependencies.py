@@ -1,4 +1,4 @@
-"""What routes get from the application."""
+"""What routes get from the application.  Coroutines: plain functions would each cost a thread."""
 
 from typing import Annotated
 
@@ -8,13 +8,14 @@ from service.repository import Repository
 from service.runtime import Runtime
 
 
-def _runtime(request: Request) -> Runtime:
+async def runtime_of(request: Request) -> Runtime:
     return request.app.state.runtime
 
 
-def _repository(request: Request) -> Repository:
-    return _runtime(request).require_repository()
+async def repository_of(request: Request) -> Repository:
+    """Raises NotReady."""
+    return (await runtime_of(request)).require_repository()
 
 
-RuntimeOf = Annotated[Runtime, Depends(_runtime)]
-RepositoryOf = Annotated[Repository, Depends(_repository)]
+RuntimeOf = Annotated[Runtime, Depends(runtime_of)]
+RepositoryOf = Annotated[Repository, Depends(repository_of)]

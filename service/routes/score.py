@@ -1,18 +1,18 @@
 """POST /score."""
 
 import asyncio
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
 from starlette.responses import Response
 
 from service.decision import make_plan
-from service.errors import InvalidParameter, ServiceError
+from service.errors import DeadlinePassed, InvalidParameter, ServiceError
 from service.request_bodies import parse_body, read_body, with_parameters
 from service.responses import to_response
-from service.routes.dependencies import RepositoryOf, RuntimeOf
-from service.routes.score_openapi import DESCRIPTION, REQUEST_BODY, RESPONSES
-from service.schemas import ScoreParameters, ScoreResponse
+from service.routes.dependencies import repository_of, runtime_of
+from service.routes.score_openapi import DESCRIPTION, REQUEST, RESPONSES
+from service.schemas import ScoreParameters, ScoreResponse, describe_problems
 from service.scoring import Deadline, Scored
 
 router = APIRouter(tags=["scoring"])
@@ -20,25 +20,24 @@ router = APIRouter(tags=["scoring"])
 _TIMEOUT_HEADER = "x-request-timeout"
 # larger bodies are taken apart in a thread, smaller ones where they are
 _PARSE_INLINE_BYTES = 64 * 1024
+_NO_PARAMETERS = ScoreParameters()
 
 
 @router.post(
     "/score",
     description=DESCRIPTION,
     responses=RESPONSES,
-    openapi_extra=REQUEST_BODY,
+    openapi_extra=REQUEST,
     response_model=ScoreResponse,
 )
-async def score(
-    request: Request,
-    parameters: Annotated[ScoreParameters, Query()],
-    runtime: RuntimeOf,
-    repository: RepositoryOf,
-) -> Response:
+async def score(request: Request) -> Response:
     """Is it something the model knows?"""
+    # FastAPI's own parameters and dependencies would double the cost of a small request
+    runtime, repository = await runtime_of(request), await repository_of(request)
+    parameters = _parameters(request)
     deadline = _deadline(request, runtime.settings.request_timeout_seconds)
     with runtime.body_slot():
-        body = await read_body(request, runtime.body_limits.max_body_bytes)
+        body = await _read_in_time(request, runtime.body_limits.max_body_bytes, deadline)
         arguments = (request.headers.get("content-type", ""), body, runtime.body_limits)
         if len(body) > _PARSE_INLINE_BYTES:
             parsed = await asyncio.to_thread(parse_body, *arguments)
@@ -55,6 +54,28 @@ async def score(
         media_type="application/json",
         headers={"Server-Timing": _server_timing(scored)},
     )
+
+
+def _parameters(request: Request) -> ScoreParameters:
+    """Raises InvalidParameter."""
+    if not request.query_params:
+        return _NO_PARAMETERS
+    try:
+        return ScoreParameters.model_validate(dict(request.query_params))
+    except ValidationError as exc:
+        raise InvalidParameter(describe_problems(exc.errors())) from exc
+
+
+async def _read_in_time(request: Request, max_body_bytes: int, deadline: Deadline) -> bytes:
+    """A client that sends slowly holds its place no longer than a request may take.
+
+    Raises BodyTooLarge, DeadlinePassed.
+    """
+    try:
+        async with asyncio.timeout(deadline.remaining_seconds):
+            return await read_body(request, max_body_bytes)
+    except TimeoutError as exc:
+        raise DeadlinePassed(deadline.seconds) from exc
 
 
 def _deadline(request: Request, longest_seconds: float) -> Deadline:

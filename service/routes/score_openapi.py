@@ -4,7 +4,7 @@ from typing import Any
 
 from service.decoding import CONTENT_TYPES as IMAGE_TYPES
 from service.request_bodies import JSON, MULTIPART, NPY
-from service.schemas import Problem, ScoreBody
+from service.schemas import Problem, ScoreBody, ScoreParameters
 
 DESCRIPTION = """
 Says for each image whether the model knows it (`ID`) or not (`OOD`), with the label, the
@@ -30,7 +30,22 @@ def _json_schema() -> dict[str, Any]:
     return schema
 
 
-REQUEST_BODY: dict[str, Any] = {
+def _query_parameters() -> list[dict[str, Any]]:
+    schema = ScoreParameters.model_json_schema()["properties"]
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": field.pop("description"),
+            "schema": field,
+        }
+        for name, field in schema.items()
+    ]
+
+
+REQUEST: dict[str, Any] = {
+    "parameters": _query_parameters(),
     "requestBody": {
         "required": True,
         "content": {
@@ -70,7 +85,7 @@ REQUEST_BODY: dict[str, Any] = {
                 }
             },
         },
-    }
+    },
 }
 _REFUSALS = {
     400: "Malformed request, invalid parameter, unknown detector, unreachable id_acceptance.",

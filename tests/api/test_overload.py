@@ -150,6 +150,19 @@ def test_cancelled_callers_free_permits_only_when_the_work_ended(
     wait_for(lambda: runtime.admission.queued == 0)
 
 
+def test_a_body_that_comes_too_slowly_gives_its_place_back(small: LiveServer) -> None:
+    def slow() -> Generator[bytes]:
+        yield id_png()[:10]
+        time.sleep(0.6)
+        yield id_png()[10:]
+
+    headers = PNG | {"X-Request-Timeout": "0.2"}
+    response = httpx.post(f"{small.url}/score", content=slow(), headers=headers)
+    assert_problem(response, 504, "deadline_passed")
+    with small.runtime.body_slot():
+        assert small.runtime.open_bodies == 1
+
+
 def test_too_many_open_requests(models_dir: Path) -> None:
     with live_server(models_dir, max_open_requests=1) as running:
         with running.runtime.body_slot():
