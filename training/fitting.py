@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.backbones import Classifier
+from training.classifier import Classifier
 from training.combiners import Ensemble, learn_weights
 from training.config import CombinerConfig
 from training.data import ImageSet

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.backbones import Classifier
+from training.classifier import Classifier
 from training.config import OptimiserConfig
 from training.data import ImageSet
 from training.objectives import Objective

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from service.bundle import BundleRef
-from training.backbones import BACKBONES, Classifier
+from training.backbones import BACKBONES
+from training.classifier import Classifier
 from training.config import RunConfig
 from training.data import SOURCES, ImageSet, Roles, load_roles
 from training.detectors import DETECTORS

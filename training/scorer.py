@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from service.bundle import Cost
-from training.backbones import Classifier
+from training.classifier import Classifier
 from training.combiners import Ensemble
 from training.detectors import Detector
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from training.backbones.lenet import LeNet
-from training.backbones.protocol import Backbone, Classifier
+from training.classifier import Backbone
 
 BACKBONES: dict[str, Callable[[int, int], Backbone]] = {"lenet": LeNet}
 
-__all__ = ["BACKBONES", "Backbone", "Classifier"]
+__all__ = ["BACKBONES"]

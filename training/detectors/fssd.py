@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from training.backbones import Classifier
+from training.classifier import Classifier
 from training.detectors.gaussian import ClassMoments, nearest_class_distance
 from training.detectors.protocol import Detector, FitError
 from training.outputs import Outputs

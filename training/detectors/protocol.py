@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from service.bundle import Cost
-from training.backbones import Classifier
+from training.classifier import Classifier
 from training.outputs import Outputs
 
 
