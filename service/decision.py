@@ -170,7 +170,10 @@ def _non_finite_outputs(outputs: Mapping[str, NDArray[np.float32]], plan: Plan) 
     """Row -> the first output that is not finite there."""
     broken: dict[int, str] = {}
     for name in (LOGITS, *(d.spec.output for d in plan.detectors)):
-        values = outputs[name].reshape(len(outputs[name]), -1)
-        for row in np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist():
+        finite = np.isfinite(outputs[name])
+        if finite.all():
+            continue
+        rows = finite.reshape(len(finite), -1).all(axis=1)
+        for row in np.flatnonzero(~rows).tolist():
             broken.setdefault(row, name)
     return broken
