@@ -181,3 +181,23 @@ def test_slow_networks_get_all_processors(
     opened.clear()
     open_repository(models_dir, SessionOptions("cpu", threads=3))
     assert set(opened) == {3}
+
+
+def test_every_code_is_documented_with_its_status() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| ")]
+    documented = {
+        code.strip(" `"): row[1].strip()
+        for row in rows
+        if row[1].strip().isdigit()
+        for code in row[2].split(",")
+    }
+    for kind, status in STATUS.items():
+        assert documented[kind.code] == str(status)
+
+
+def test_every_limit_is_documented_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
+    for name in Settings.model_fields:
+        if name.startswith("max_") or "seconds" in name:
+            assert f"OODSCORE_{name.upper()}" in page
