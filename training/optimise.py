@@ -49,6 +49,8 @@ def train(
     device = next(classifier.parameters()).device
     images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
     classifier.train()
+    # Adadelta's averages of dead weights decay into denormal numbers, which are slow to add
+    torch.set_flush_denormal(True)
     for epoch in range(len(losses), recipe.epochs):
         torch.manual_seed(_epoch_seed(seed, epoch))
         batches = torch.randperm(len(data)).split(recipe.batch_size)
