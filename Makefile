@@ -10,7 +10,7 @@ SERVICE_LOCK := $(if $(shell command -v nvidia-smi 2>/dev/null),requirements/ser
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow check fmt bench bundle lock clean
+.PHONY: help demo serve test test-slow check fmt bench bundle image-test lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ bench: $(DEV) ## measure; writes JSON under benchmarks/results/
 
 bundle: $(DEV) ## train and publish models/fashion-mnist as a new version
 	.venv/bin/oodscore-train run training/configs/fashion_mnist.toml
+
+image-test: ## build the container image, run it locked down, ask it for a score (podman, buildah)
+	deploy/image-test.sh cpu
 
 lock: .uv/.installed ## pin and hash every dependency, without index addresses
 	$(UV) pip compile $(LOCK_FLAGS) pyproject.toml -o requirements/service.txt

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from live_server import live_server
-from safetensors.torch import load_file
 from toy import digits, write_digits
 
 from service.bundle import (
@@ -20,15 +19,12 @@ from service.bundle import (
     threshold_at,
     verify_files,
 )
-from training.backbones import BACKBONES
-from training.classifier import Classifier
 from training.config import ConfigError, load_config
-from training.detectors import DETECTORS
 from training.evaluation.report import read_report
 from training.export import ParityError, check_parity, open_network, relative_gap
 from training.fitting import torch_network
 from training.pipeline import run
-from training.scorer import Scorer
+from training.restore import load_scorer
 
 CONFIG = """
 name = "digits"
@@ -99,32 +95,6 @@ def manifest(bundle: Path) -> Manifest:
     return read_manifest(bundle)
 
 
-def restored(bundle: Path, config_file: Path) -> Scorer:
-    """The scorer again, from checkpoint.safetensors and fit.safetensors alone."""
-    from training.combiners import Ensemble
-
-    config = load_config(config_file)
-    backbone = BACKBONES[config.backbone](1, 10)
-    backbone.load_state_dict(load_file(bundle / "checkpoint.safetensors"))  # type: ignore[attr-defined]
-    detectors = [DETECTORS[entry.name](**entry.options) for entry in config.detectors]
-    ensembles = [
-        Ensemble(entry.name, entry.members, entry.rule, entry.standardisation)
-        for entry in config.combiners
-    ]
-    scorer = Scorer(Classifier(backbone, config.input), detectors, ensembles).eval()
-    state = load_file(bundle / "fit.safetensors")
-    for index, detector in enumerate(detectors):
-        prefix = f"detectors.{index}."
-        detector.restore(
-            {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
-        )
-    scorer.load_state_dict(
-        {name: value for name, value in state.items() if name.startswith("ensembles.")},
-        strict=False,
-    )
-    return scorer
-
-
 def test_the_bundle_is_whole(bundle: Path, manifest: Manifest) -> None:
     verify_files(bundle, manifest)
     assert {
@@ -159,11 +129,9 @@ def test_golden_outputs_are_reproduced(bundle: Path, manifest: Manifest) -> None
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
-def test_saved_state_and_graph_give_the_same_scores(
-    bundle: Path, config_file: Path, batch: int
-) -> None:
+def test_saved_state_and_graph_give_the_same_scores(bundle: Path, batch: int) -> None:
     pixels = digits()[0][1300:1364]
-    expected = torch_network(restored(bundle, config_file))(pixels)
+    expected = torch_network(load_scorer(bundle))(pixels)
     network = open_network(bundle / FORWARD)
     parts = [network(pixels[i : i + batch]) for i in range(0, len(pixels), batch)]
     whole = network(pixels)
