@@ -68,7 +68,7 @@ class Row:
     ood_set: str
     detector: str
     metrics: OodMetrics
-    auroc_interval: tuple[float, float]  # 95 %, of this network on these test sets
+    auroc_interval: tuple[float, float]  # 95 %, bootstrap over these test sets
     auroc_by_seed: tuple[float, ...] = ()  # one a trained network, where there are several
     published: tuple[Published, ...] = ()
 

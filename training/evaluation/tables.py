@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluation.calibration import acceptance_interval, calibration_check, uniformity
-from training.evaluation.intervals import auroc_interval
+from training.evaluation.intervals import bootstrap_interval
 from training.evaluation.metrics import as_scores, evaluate_scores
 from training.evaluation.records import CalibrationRecord, DetectorRecord, Published, Row
 
@@ -77,7 +77,7 @@ def table_rows(
             metrics=evaluate_scores(
                 scores.id_test[detector], by_detector[detector], scores.thresholds[detector]
             ),
-            auroc_interval=auroc_interval(scores.id_test[detector], by_detector[detector]),
+            auroc_interval=bootstrap_interval(scores.id_test[detector], by_detector[detector]),
             published=known.get((ood_set, detector), ()),
         )
         for ood_set, by_detector in scores.ood.items()
