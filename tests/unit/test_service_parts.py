@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tiny_bundle import id_images
 
-from service.bundle import FORWARD, BundleIncomplete
+from service.bundle import FORWARD, BundleCorrupt, BundleIncomplete
 from service.cpus import usable_cpus
 from service.errors import MalformedRequest, ServiceError, UnknownModel, UnknownVersion
 from service.http_errors import STATUS
@@ -141,6 +142,29 @@ def test_cuda_that_is_not_there_is_a_clear_error(
     with pytest.raises(ProviderUnavailable, match="OODSCORE_PROVIDER=auto"):
         OnnxSession(path, provider="cuda", threads=1)
     assert OnnxSession(path, provider="auto", threads=1).provider == "cpu"
+
+
+def test_cuda_computes_in_full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32, onnxruntime's default since Ampere, would fail the golden check."""
+
+    class Recording(Exception):
+        pass
+
+    given: list[Any] = []
+
+    def record(*_: Any, providers: list[Any]) -> None:
+        given.extend(providers)
+        raise Recording
+
+    known = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: known)
+    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
+    monkeypatch.setattr("onnxruntime.InferenceSession", record)
+    with pytest.raises(BundleCorrupt):
+        OnnxSession(Path("forward.onnx"), provider="cuda", threads=1)
+    (name, options), fallback = given
+    assert (name, fallback) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert options["use_tf32"] == "0"
 
 
 def test_repository_serves_the_highest_version_by_number(models_dir: Path) -> None:
