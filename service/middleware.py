@@ -1,5 +1,6 @@
 """Around every request: its id, its metrics, its log line, and the answer of last resort."""
 
+import asyncio
 import logging
 import re
 import time
@@ -9,7 +10,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http_errors import internal_error_response
+from service.errors import ShuttingDown
+from service.http_errors import internal_error_response, service_error_response
 from service.logs import fields, request_id
 from service.runtime import Runtime
 
@@ -50,6 +52,15 @@ class RequestContext:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = _CLIENT_LEFT
+        except asyncio.CancelledError:
+            # uvicorn cancels what is still open when the grace of a shutdown ends; passed on,
+            # it would become a 500 in plain text and a stack in the log
+            logger.warning("cut off by the shutdown")
+            if not status:
+                error = ShuttingDown()
+                self._metrics.rejected_requests.labels(error.code).inc()
+                response = service_error_response(error, scope["path"])
+                await response(scope, receive, send_with_id)
         except Exception:
             logger.exception("unexpected error")
             if status:  # too late to say anything else

@@ -95,6 +95,36 @@ def test_sigterm_finishes_what_was_accepted_and_exits_0(started: ServeProcess) -
     assert any(line.get("provider") == "cpu" for line in lines)
 
 
+def test_what_outlives_the_grace_is_told_so(models_dir: Path) -> None:
+    serving = ServeProcess(models_dir, shutdown_delay_seconds="0", shutdown_grace_seconds="0.5")
+    try:
+        serving.wait_ready()
+        head = (
+            "POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+            "Content-Length: 100\r\nX-Request-Id: too-slow\r\n\r\n"
+        )
+        address = ("127.0.0.1", int(serving.url.rpartition(":")[2]))
+        with socket.create_connection(address, timeout=20) as connection:
+            connection.sendall(head.encode() + b"half")
+            time.sleep(0.2)
+            serving.process.send_signal(signal.SIGTERM)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        status, log = serving.end()
+    finally:
+        serving.process.kill()
+        serving.process.communicate()
+    assert answer.startswith(b"HTTP/1.1 503"), answer
+    headers, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-type: application/problem+json" in headers.lower()
+    assert json.loads(body)["code"] == "shutting_down"
+    assert status == 0, log
+    lines = [json.loads(line) for line in log.splitlines()]
+    told = [line for line in lines if line.get("request_id") == "too-slow"]
+    assert told[-1]["status"] == 503
+    assert "Traceback" not in log
+    assert "CancelledError" not in log
+
+
 def test_a_wrong_bundle_stops_the_start(models_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(models_dir, tmp_path / "models")
     graph = tmp_path / "models" / "tiny" / "1" / FORWARD
