@@ -61,8 +61,10 @@ def problem_response(
     )
 
 
-def service_error_response(error: ServiceError, instance: str) -> Response:
-    headers: dict[str, str] = {}
+def service_error_response(
+    error: ServiceError, instance: str, more_headers: Mapping[str, str] | None = None
+) -> Response:
+    headers = dict(more_headers or {})
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(error.retry_after_seconds)
     elif STATUS[type(error)] == 503:
@@ -82,7 +84,8 @@ def install(app: FastAPI) -> None:
     async def on_service_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, ServiceError)  # noqa: S101  registered for nothing else
         request.app.state.runtime.metrics.rejected_requests.labels(exc.code).inc()
-        return service_error_response(exc, request.url.path)
+        headers = getattr(request.state, "answer_headers", None)
+        return service_error_response(exc, request.url.path, headers)
 
     async def on_validation_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)  # noqa: S101

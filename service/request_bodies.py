@@ -28,6 +28,7 @@ from service.schemas import InputItem, ScoreBody, ScoreParameters, describe_prob
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 NPY = "application/x-npy"
+_ALIASES = {"image/jpg": "image/jpeg"}  # registered nowhere, sent by many
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ def parse_body(content_type: str, body: bytes, limits: BodyLimits) -> ScoreReque
     What is wrong with one of several inputs stays with that input.
     """
     media_type = content_type.partition(";")[0].strip().lower()
+    if not body and not media_type:
+        raise NoInputs
+    media_type = _ALIASES.get(media_type, media_type)
     if media_type in IMAGE_TYPES:
         if not body:
             raise NoInputs

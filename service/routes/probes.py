@@ -27,12 +27,14 @@ async def index(request: Request) -> Response:
     )
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", tags=["operation"])
 async def livez() -> Status:
     """The process answers."""
     return Status(status="alive")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     tags=["operation"],

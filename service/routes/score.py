@@ -1,6 +1,7 @@
 """POST /score."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from service.decision import make_plan
 from service.errors import DeadlinePassed, InvalidParameter, ServiceError
+from service.metrics import STAGES
 from service.request_bodies import parse_body, read_body, with_parameters
 from service.responses import to_response
 from service.routes.dependencies import repository_of, runtime_of
@@ -61,12 +63,14 @@ async def score(request: Request) -> Response:
         bundle = repository.get(asked.model, asked.version)
         plan = make_plan(bundle.manifest, bundle.calibration, asked.detectors, asked.id_acceptance)
         scored = await runtime.score(bundle, asked.inputs, plan, deadline)
+    timing = {"Server-Timing": _server_timing(scored)}
     if len(scored.answers) == 1 and isinstance(scored.answers[0], ServiceError):
+        request.state.answer_headers = timing  # for the handler of the error
         raise scored.answers[0]
     return Response(
         to_response(bundle, scored.answers).model_dump_json(),
         media_type="application/json",
-        headers={"Server-Timing": _server_timing(scored)},
+        headers=timing,
     )
 
 
@@ -74,6 +78,9 @@ def _parameters(request: Request) -> ScoreParameters:
     """Raises InvalidParameter."""
     if not request.query_params:
         return _NO_PARAMETERS
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    if repeated := [name for name, times in given.items() if times > 1]:
+        raise InvalidParameter(f"{', '.join(repeated)}: given more than once in the query")
     try:
         return ScoreParameters.model_validate(dict(request.query_params))
     except ValidationError as exc:
@@ -107,6 +114,7 @@ def _deadline(request: Request, longest_seconds: float) -> Deadline:
 
 
 def _server_timing(scored: Scored) -> str:
+    """Every stage, 0 where nothing was done: who reads it need not ask which are there."""
     return ", ".join(
-        f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in scored.stage_seconds.items()
+        f"{stage};dur={scored.stage_seconds.get(stage, 0.0) * 1000:.3f}" for stage in STAGES
     )

@@ -95,7 +95,7 @@ _REFUSALS = {
     422: "The only input cannot be decoded, or is not what the model reads.",
     429: "The queue is full; Retry-After tells when to come back.",
     500: "The model failed on the only input.",
-    503: "The models are being loaded.",
+    503: "The models are being loaded, or the service ended before the answer.",
     504: "The deadline passed.",
 }
 RESPONSES: dict[int | str, dict[str, Any]] = {

@@ -127,6 +127,17 @@ def test_probes(server: LiveServer, client: httpx.Client, monkeypatch: pytest.Mo
     assert client.get("/livez").status_code == 200
 
 
+def test_probes_answer_head(
+    server: LiveServer, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("/livez", "/readyz"):
+        response = client.head(path)
+        assert (response.status_code, response.content) == (200, b"")
+    monkeypatch.setattr(server.runtime, "draining", True)
+    assert client.head("/readyz").status_code == 503
+    assert client.head("/livez").status_code == 200
+
+
 def test_models_are_described(client: httpx.Client) -> None:
     models = {model["name"]: model for model in client.get("/models").json()["models"]}
     assert set(models) == {"tiny", "other"}

@@ -60,6 +60,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, str]] = {
         415,
         TYPE_REFUSED,
     ),
+    "nothing at all": ({}, 400, "no_inputs"),
     "no type": ({"content": id_png()}, 415, TYPE_REFUSED),
     "form type": ({"data": {"a": "b"}}, 415, TYPE_REFUSED),
     "text to an image model": ({"json": {"inputs": [{"text": "hi"}]}}, 422, "wrong_modality"),
@@ -144,6 +145,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, str]] = {
         "acceptance_out_of_reach",
     ),
     "unknown parameter": (image(id_png(), params={"modle": "tiny"}), 400, "invalid_parameter"),
+    "parameter repeated": (
+        image(id_png(), params=[("model", "tiny"), ("model", "other")]),
+        400,
+        "invalid_parameter",
+    ),
     "told twice": (
         {**base64_json(GOOD, model="tiny"), "params": {"model": "other"}},
         400,
@@ -215,6 +221,12 @@ def test_acceptance_out_of_reach_names_the_limit(client: httpx.Client) -> None:
     problem = assert_problem(response, 400, "acceptance_out_of_reach")
     assert "199 calibration scores" in problem["detail"]
     assert "0.995" in problem["detail"]
+
+
+def test_a_repeated_parameter_is_named(client: httpx.Client) -> None:
+    params = [("version", "1"), ("model", "tiny"), ("version", "1")]
+    problem = client.post("/score", **image(id_png(), params=params)).json()
+    assert problem["detail"].startswith("version: ")
 
 
 def test_no_route_and_wrong_method_are_problems(client: httpx.Client) -> None:

@@ -188,12 +188,39 @@ def test_server_timing_and_request_id(client: httpx.Client) -> None:
     headers = {"Content-Type": "image/png", "X-Request-Id": "abc-1"}
     response = client.post("/score", content=id_png(), headers=headers)
     assert response.headers["x-request-id"] == "abc-1"
-    stages = [part.split(";dur=")[0] for part in response.headers["server-timing"].split(", ")]
-    assert stages == ["queue", "decode", "preprocess", "infer"]
+    assert stages(response) == ["queue", "decode", "preprocess", "infer"]
     headers["X-Request-Id"] = "bad id {}"
     made = client.post("/score", content=id_png(), headers=headers).headers["x-request-id"]
     assert made != "bad id {}"
     assert len(made) == 32
+
+
+def stages(response: httpx.Response) -> list[str]:
+    parts = [part.split(";dur=") for part in response.headers["server-timing"].split(", ")]
+    assert all(float(milliseconds) >= 0 for _, milliseconds in parts)
+    return [stage for stage, _ in parts]
+
+
+def test_server_timing_always_has_every_stage(client: httpx.Client) -> None:
+    png, array = ({"Content-Type": kind} for kind in ("image/png", "application/x-npy"))
+    answers = [
+        client.post("/score", content=npy(id_images(2, 63)), headers=array),
+        client.post("/score", files=[("file", b"x"), ("file", b"y")]),
+        client.post("/score", content=b"x", headers=png),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 422]
+    for answer in answers:
+        assert stages(answer) == ["queue", "decode", "preprocess", "infer"]
+
+
+def test_the_common_misnomer_of_jpeg_is_read(client: httpx.Client) -> None:
+    content = encode(templates()[0], "JPEG")
+    answers = [
+        client.post("/score", content=content, headers={"Content-Type": kind})
+        for kind in ("image/jpeg", "image/jpg", "image/jpg; charset=binary")
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert answers[0].json() == answers[1].json() == answers[2].json()
 
 
 def test_every_example_of_the_documentation_works(client: httpx.Client) -> None:
