@@ -17,7 +17,7 @@ help: ## list the targets
 
 .uv/.installed: requirements/uv.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; assert (3, 11) <= v < (3, 14), f"oodscore needs python 3.11 to 3.13, this is {v[0]}.{v[1]}; set PYTHON="'
-	$(PYTHON) -m venv .uv
+	@$(PYTHON) -m venv .uv || { echo "python cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
 	.uv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@touch $@
 
@@ -57,6 +57,7 @@ fmt: $(DEV) ## rewrite formatting and import order
 
 bench: $(DEV) ## measure; writes JSON under benchmarks/results/
 	.venv/bin/python -m benchmarks.detection_overhead
+	.venv/bin/python -m benchmarks.combined_members
 
 bundle: $(DEV) ## train and publish models/fashion-mnist as a new version
 	.venv/bin/oodscore-train run training/configs/fashion_mnist.toml

@@ -10,9 +10,10 @@ from training.reporting import machine
 
 def environment() -> dict[str, object]:
     """Commit, processor, cores, libraries and date, for the JSON of a benchmark."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    commit = described.stdout.strip() if described.returncode == 0 else "not a git checkout"
     return {
         "commit": commit,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -20,6 +20,7 @@ from service.bundle import (
     Manifest,
     ManifestInvalid,
     check_golden,
+    check_seal,
     find_bundles,
     read_calibration,
     read_golden,
@@ -161,6 +162,7 @@ def open_bundle(ref: BundleRef, options: SessionOptions) -> LoadedBundle:
     graphs = dict.fromkeys((FORWARD, *(spec.graph for spec in manifest.detectors)))
     sessions = {graph: _open_graph(ref, graph, manifest, golden, options) for graph in graphs}
     _check_golden(ref, manifest, golden, sessions)
+    check_seal(ref.path)
     digest = sha256_of(ref.path / MANIFEST)
     bundle = LoadedBundle(ref, manifest, calibration, sessions, digest)
     logger.info(

@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from service.bundle import BundleError
 from training.benchmarks import BENCHMARKS, print_comparison, run_benchmark
+from training.combiners import EnsembleFitError
 from training.config import ConfigError, load_config
-from training.data import DataUnavailable
+from training.data import DataError, DataUnavailable
 from training.detectors import FitError
+from training.export import ParityError
 from training.optimise import CheckpointMismatch
 from training.pipeline import run as run_pipeline
 from training.progress import say
@@ -20,7 +23,18 @@ app = typer.Typer(
 )
 _Runs = Annotated[Path, typer.Option(help="where checkpoints of unfinished runs are kept")]
 # What a person can mend: shown without a traceback, exit code 1.
-_EXPECTED = (ConfigError, DataUnavailable, FitError, CheckpointMismatch, ValueError)
+_EXPECTED = (
+    BundleError,
+    CheckpointMismatch,
+    ConfigError,
+    DataError,
+    DataUnavailable,
+    EnsembleFitError,
+    FitError,
+    FloatingPointError,
+    ParityError,
+    ValueError,
+)
 
 
 @app.command()
@@ -50,7 +64,10 @@ def benchmark(
     Example: oodscore-train benchmark fashion-mnist --seeds 0,1,2
     """
     folder = out or Path("benchmarks") / "results" / name
-    numbers = tuple(int(seed) for seed in seeds.split(","))
+    try:
+        numbers = tuple(int(seed) for seed in seeds.split(","))
+    except ValueError as exc:
+        raise typer.BadParameter(f"{seeds!r} is no list of numbers", param_hint="--seeds") from exc
     print_comparison(run_benchmark(name, numbers, runs, folder))
     typer.echo(folder / "report.html")
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +20,33 @@ from training.progress import say, track
 
 @dataclass(frozen=True)
 class Trained:
-    """loss of each epoch (mean, nats) and accuracy on the images it was trained on."""
+    """Mean loss of each epoch, nats, and the time all epochs took, resumed ones included."""
 
     losses: tuple[float, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a checkpoint belongs to: a checkpoint of anything else is refused."""
+
+    backbone: str
+    objective: str
+    recipe: OptimiserConfig
+    seed: int
+
+    def identity(self, classifier: Classifier, data: ImageSet) -> str:
+        return json.dumps(
+            [
+                self.backbone,
+                self.objective,
+                self.recipe.model_dump(),
+                self.seed,
+                classifier.spec.model_dump(),
+                data.fingerprint(),
+            ],
+            sort_keys=True,
+        )
 
 
 class CheckpointMismatch(Exception):
@@ -31,8 +57,7 @@ def train(
     classifier: Classifier,
     data: ImageSet,
     objective: Objective,
-    recipe: OptimiserConfig,
-    seed: int,
+    run: Run,
     checkpoint: Path,
 ) -> Trained:
     """Train in place.  A checkpoint of the same run is continued after its last epoch.
@@ -40,19 +65,22 @@ def train(
     Every epoch's order and dropout follow from (seed, epoch) alone, so a run that was cut
     off and resumed ends with the weights of one that was not.
     """
-    identity = json.dumps([recipe.model_dump(), seed, data.fingerprint()], sort_keys=True)
+    recipe = run.recipe
+    identity = run.identity(classifier, data)
     optimiser = _optimiser(classifier, recipe)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, 1, recipe.decay_per_epoch)
     losses: list[float] = []
+    seconds = 0.0
     if checkpoint.exists():
-        losses = _resume(checkpoint, identity, classifier, optimiser, schedule)
+        losses, seconds = _resume(checkpoint, identity, classifier, optimiser, schedule)
     device = next(classifier.parameters()).device
     images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
     classifier.train()
     # Adadelta's averages of dead weights decay into denormal numbers, which are slow to add
     torch.set_flush_denormal(True)
     for epoch in range(len(losses), recipe.epochs):
-        torch.manual_seed(_epoch_seed(seed, epoch))
+        started = time.monotonic()
+        torch.manual_seed(_epoch_seed(run.seed, epoch))
         batches = torch.randperm(len(data)).split(recipe.batch_size)
         total = torch.zeros((), device=device)
         for batch in track(batches, f"epoch {epoch + 1}/{recipe.epochs}"):
@@ -66,10 +94,12 @@ def train(
         losses.append(float(total) / len(data))
         if not np.isfinite(losses[-1]):
             raise FloatingPointError(f"the loss of epoch {epoch + 1} is {losses[-1]}; lower lr")
+        seconds += time.monotonic() - started
         say(f"epoch {epoch + 1}/{recipe.epochs}: loss {losses[-1]:.4f}")
-        _save(checkpoint, identity, classifier, optimiser, schedule, losses)
+        progress = {"losses": losses, "seconds": seconds}
+        _save(checkpoint, identity, classifier, optimiser, schedule, progress)
     classifier.eval()
-    return Trained(tuple(losses))
+    return Trained(tuple(losses), seconds)
 
 
 def _optimiser(classifier: nn.Module, recipe: OptimiserConfig) -> torch.optim.Optimizer:
@@ -91,7 +121,7 @@ def _save(
     classifier: nn.Module,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-    losses: list[float],
+    progress: dict[str, Any],
 ) -> None:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     temporary = checkpoint.with_suffix(".tmp")
@@ -100,7 +130,7 @@ def _save(
         "classifier": classifier.state_dict(),
         "optimiser": optimiser.state_dict(),
         "schedule": schedule.state_dict(),
-        "losses": losses,
+        **progress,
     }
     torch.save(state, temporary)
     os.replace(temporary, checkpoint)
@@ -112,15 +142,15 @@ def _resume(
     classifier: nn.Module,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> list[float]:
+) -> tuple[list[float], float]:
     state = torch.load(checkpoint, weights_only=True)
     if state["identity"] != identity:
         raise CheckpointMismatch(
-            f"{checkpoint} belongs to another configuration, seed or data set; "
+            f"{checkpoint} belongs to another network, configuration, seed or data set; "
             "remove it or choose another run folder"
         )
     classifier.load_state_dict(state["classifier"])
     optimiser.load_state_dict(state["optimiser"])
     schedule.load_state_dict(state["schedule"])
     say(f"resuming {checkpoint} after epoch {len(state['losses'])}")
-    return list(state["losses"])
+    return list(state["losses"]), float(state["seconds"])

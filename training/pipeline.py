@@ -20,7 +20,7 @@ from training.evaluation.tables import Scores
 from training.export import BundleParts, next_version, publish_bundle, write_graph
 from training.fitting import Network, SetScores, fit_detectors, fit_ensembles, score_set
 from training.objectives import OBJECTIVES
-from training.optimise import train
+from training.optimise import Run, Trained, train
 from training.progress import say
 from training.reporting import build_report, collect_latents, gather_scores
 from training.scorer import Scorer
@@ -42,7 +42,8 @@ def run(config: RunConfig, repository: Path, runs: Path) -> BundleRef:
     started = time.monotonic()
     check_names(config)
     roles = load_roles(config.data, config.input, config.seed)
-    scorer = train_and_fit(config, roles, runs)
+    scorer, trained = train_and_fit(config, roles, runs)
+    fitting = time.monotonic()
     temporary = repository / f".tmp-{config.name}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -52,7 +53,8 @@ def run(config: RunConfig, repository: Path, runs: Path) -> BundleRef:
         bundle = f"{config.name}/{next_version(repository, config.name)}"
         report = build_report(config, scorer, roles, scored.scores, scored.accuracy, bundle=bundle)
         write_report(temporary, report, scored.scores, collect_latents(scorer, roles))
-        duration = time.monotonic() - started
+        # the epochs of earlier, interrupted calls count; what this call spent on them does too
+        duration = trained.seconds + (time.monotonic() - fitting)
         parts = BundleParts(config, roles.train_id.class_names, roles.fingerprints(), duration)
         published = publish_bundle(temporary, repository, scorer, scored.calibration, parts)
     finally:
@@ -73,7 +75,7 @@ def check_names(config: RunConfig) -> None:
             raise ValueError(f"no {kind} {name!r}; choose of {sorted(registry)}")
 
 
-def train_and_fit(config: RunConfig, roles: Roles, runs: Path) -> Scorer:
+def train_and_fit(config: RunConfig, roles: Roles, runs: Path) -> tuple[Scorer, Trained]:
     """Backbone on train-ID (continuing its checkpoint), detectors on train-ID, ensembles on
     dev-ID."""
     torch.manual_seed(config.seed)
@@ -81,12 +83,13 @@ def train_and_fit(config: RunConfig, roles: Roles, runs: Path) -> Scorer:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classifier = Classifier(backbone, config.input).to(device)
     checkpoint = runs / f"{config.name}-seed{config.seed}" / "checkpoint.pt"
+    identity = Run(config.backbone, config.objective, config.optimiser, config.seed)
     objective = OBJECTIVES[config.objective]
-    train(classifier, roles.train_id, objective, config.optimiser, config.seed, checkpoint)
+    trained = train(classifier, roles.train_id, objective, identity, checkpoint)
     detectors = [DETECTORS[entry.name](**entry.options) for entry in config.detectors]
     fit_detectors(classifier, detectors, roles.train_id)
     scorer = fit_ensembles(classifier, detectors, config.combiners, roles.dev_id, roles.proxies)
-    return scorer.cpu()
+    return scorer.cpu(), trained
 
 
 def score_roles(network: Network, roles: Roles, id_acceptance: float) -> Scored:

@@ -62,6 +62,14 @@ def build_report(
             "no slip: published results repair it by layer weights whose signs are learnt from "
             "OOD samples. fssd_density needs none."
         )
+        if any(
+            source.origin.startswith(("uniform noise", "gaussian noise"))
+            for source in roles.test_ood.values()
+        ):
+            remarks.append(
+                "The noise centre of every fssd score is made of uniform noise, so its rows on the "
+                "noise sets show a detector that has met their kind."
+            )
     return Report(
         title=f"{config.name}: out-of-distribution detection",
         bundle=bundle,

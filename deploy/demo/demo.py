@@ -39,13 +39,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
+def wait_until_ready(client: httpx.Client, url: str, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise SystemExit(f"the service stopped with exit code {server.returncode}; see above")
         try:
-            if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
+            if client.get(f"{url}/readyz", timeout=2).status_code == 200:
                 return
         except httpx.TransportError:
             pass
@@ -53,9 +53,9 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
     raise SystemExit(f"the service was not ready within {READY_SECONDS} s")
 
 
-def score(url: str, what: str, image: bytes, expected: str) -> bool:
+def score(client: httpx.Client, url: str, what: str, image: bytes, expected: str) -> bool:
     """POST one image; print the answer in words.  True if the decision is the expected one."""
-    answer = httpx.post(
+    answer = client.post(
         f"{url}/score", content=image, headers={"Content-Type": "image/png"}, timeout=30
     )
     answer.raise_for_status()
@@ -86,15 +86,16 @@ def main() -> int:
         "OODSCORE_LOG_LEVEL": "warning",
     }
     command = [str(Path(sys.executable).with_name("oodscore")), "serve"]
+    client = httpx.Client(trust_env=False)  # loopback: never through a proxy
     server = subprocess.Popen(command, env=environment)  # noqa: S603
     try:
-        wait_until_ready(url, server)
+        wait_until_ready(client, url, server)
         say(f"serving the bundles of models/ on {url}")
         right = [
-            score(url, "a sneaker (Fashion-MNIST)", GARMENT.read_bytes(), "ID"),
-            score(url, "a smiley (drawn by code)", draw_smiley(), "OOD"),
+            score(client, url, "a sneaker (Fashion-MNIST)", GARMENT.read_bytes(), "ID"),
+            score(client, url, "a smiley (drawn by code)", draw_smiley(), "OOD"),
         ]
-        metrics = httpx.get(f"{url}/metrics", timeout=10).text
+        metrics = client.get(f"{url}/metrics", timeout=10).text
         say("from /metrics:")
         for line in metrics.splitlines():
             if line.startswith("oodscore_decisions_total"):

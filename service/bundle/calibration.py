@@ -21,7 +21,7 @@ def threshold_at(sorted_scores: NDArray[np.floating], id_acceptance: float) -> f
         raise ValueError(f"id_acceptance is {id_acceptance}; it must lie between 0 and 1")
     size = len(sorted_scores)
     # (n + 1) * 0.95 may land a rounding error above a whole number
-    rank = math.ceil((size + 1) * id_acceptance - 1e-9)
+    rank = max(1, math.ceil((size + 1) * id_acceptance - 1e-9))
     return math.inf if rank > size else float(sorted_scores[rank - 1])
 
 

@@ -5,14 +5,13 @@ import json
 import os
 import re
 import shutil
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -24,6 +23,7 @@ from service.bundle.errors import (
 )
 from service.bundle.golden import Golden
 from service.bundle.manifest import SCHEMA_VERSION, Manifest
+from service.bundle.seal import SEAL, parse_object, seal_of
 
 MANIFEST = "manifest.json"
 FORWARD = "forward.onnx"
@@ -77,15 +77,17 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as exc:
         raise BundleIncomplete(path, f"cannot be read ({exc.strerror})") from exc
     try:
-        version = json.loads(text).get("schema_version")
-    except (ValueError, AttributeError) as exc:
-        raise ManifestInvalid(path, f"is not a JSON object ({exc})") from exc
-    if version != SCHEMA_VERSION:
+        document = parse_object(text)
+    except ValueError as exc:
+        raise ManifestInvalid(path, f"is not a usable JSON object ({exc})") from exc
+    document.pop(SEAL, None)  # check_seal's business
+    version = document.get("schema_version")
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise BundleUnsupported(
             path, f"schema_version {version!r}; this release reads {SCHEMA_VERSION}"
         )
     try:
-        manifest = Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate_json(json.dumps(document))
     except ValidationError as exc:
         problems = "; ".join(
             f"{'.'.join(map(str, error['loc'])) or 'manifest'}: {error['msg']}"
@@ -115,8 +117,23 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
             )
 
 
+def check_seal(folder: Path) -> None:
+    """The manifest against its own digest; last of all checks, since it cannot say what changed.
+
+    Raises BundleCorrupt, naming the manifest.
+    """
+    path = folder / MANIFEST
+    text = path.read_bytes()
+    if parse_object(text).get(SEAL) != seal_of(text):
+        raise BundleCorrupt(path, "differs from its own seal; restore the bundle")
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    """manifest.json with its seal."""
+    document = manifest.model_dump(mode="json")
+    document[SEAL] = seal_of(json.dumps(document))
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
 def write_calibration(folder: Path, scores: Mapping[str, NDArray[np.float32]]) -> None:
@@ -160,21 +177,19 @@ def read_golden(folder: Path, manifest: Manifest) -> Golden:
     if (
         inputs is None
         or inputs.dtype != np.uint8
+        or inputs.ndim != 4
         or len(inputs) == 0
         or inputs.shape[1:] != (spec.height, spec.width, spec.channels)
     ):
         raise BundleCorrupt(path, "holds no uint8 inputs of the model's size")
-    outputs = {
-        name.removeprefix(_GOLDEN_OUTPUT): values.astype(np.float32)
-        for name, values in arrays.items()
-    }
+    outputs = {name.removeprefix(_GOLDEN_OUTPUT): values for name, values in arrays.items()}
     missing = {"logits", *(detector.output for detector in manifest.detectors)} - set(outputs)
     if missing:
         raise BundleCorrupt(path, f"holds no recorded {sorted(missing)}")
     for name, values in outputs.items():
         if values.dtype != np.float32 or not np.isfinite(values).all():
             raise BundleCorrupt(path, f"{name}: the recorded output is not finite float32")
-    return Golden(inputs.astype(np.uint8), outputs)
+    return Golden(inputs, outputs)
 
 
 def publish(temporary: Path, repository: Path, name: str) -> BundleRef:
@@ -186,12 +201,15 @@ def publish(temporary: Path, repository: Path, name: str) -> BundleRef:
     home.mkdir(parents=True, exist_ok=True)
     manifest = read_manifest(temporary)
     verify_files(temporary, manifest)
+    check_seal(temporary)
     target = home / manifest.version
     if target.exists():
         raise FileExistsError(f"{target} exists; published bundles never change")
-    for file in temporary.rglob("*"):
+    home.chmod(0o755)
+    for file in (temporary, *temporary.rglob("*")):
+        # the service runs as another user, whatever this one's umask
+        file.chmod(0o755 if file.is_dir() else 0o644)
         if file.is_file():
-            file.chmod(0o644)  # the service runs as another user
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
     try:
@@ -207,9 +225,20 @@ def publish(temporary: Path, repository: Path, name: str) -> BundleRef:
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, NpzFile):
+            raise BundleCorrupt(path, "is one array, not an archive of arrays")
+        with archive:
+            members: dict[str, object] = {name: archive[name] for name in archive.files}
+    except BundleCorrupt:
+        raise
     except FileNotFoundError as exc:
         raise BundleIncomplete(path, "is missing") from exc
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as exc:
+    except Exception as exc:  # a damaged archive fails in a dozen ways, all of them the file's
         raise BundleCorrupt(path, f"cannot be read as arrays ({exc})") from exc
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, values in members.items():
+        if not isinstance(values, np.ndarray):
+            raise BundleCorrupt(path, f"{name}: is no array")
+        arrays[name] = cast(NDArray[Any], values)
+    return arrays

@@ -94,8 +94,8 @@ class DecisionPolicy(Closed):
 class GoldenTolerance(Closed):
     """Largest accepted |served - recorded| <= absolute + relative * |recorded|."""
 
-    absolute: Annotated[float, Field(ge=0)]
-    relative: Annotated[float, Field(ge=0)]
+    absolute: Annotated[float, Field(ge=0, le=0.1)]
+    relative: Annotated[float, Field(ge=0, le=0.1)]
 
 
 class Provenance(Closed):

@@ -1,6 +1,7 @@
 """A bundle that was touched is refused, and the error names the file."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,48 @@ def test_one_flipped_byte(ref: BundleRef, file: str, where: float) -> None:
     data[int(where * (len(data) - 1))] ^= 0xFF
     path.write_bytes(data)
     refused(ref, ManifestInvalid if file == MANIFEST else BundleCorrupt, file)
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x02, 0x20, 0x80])
+def test_any_flipped_bit_of_the_manifest(ref: BundleRef, mask: int) -> None:
+    """Also where the text stays valid JSON: in names, digits and free text."""
+    path = ref.path / MANIFEST
+    whole = path.read_bytes()
+    for where in range(0, len(whole), 7):
+        data = bytearray(whole)
+        data[where] ^= mask
+        path.write_bytes(data)
+        with pytest.raises(BundleError, match=re.escape(str(ref.path))):
+            load(ref)
+
+
+def test_a_copy_under_another_version_is_a_good_bundle(ref: BundleRef) -> None:
+    edit(ref, lambda manifest: manifest.update(version="7"))
+    seventh = ref.path.with_name("7")
+    ref.path.rename(seventh)
+    assert load(BundleRef(ref.name, 7, seventh)).version == "7"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[" * 100_000, b'{"a": 1, "a": 2}', b"[]", b'{"schema_version": true}', b""],
+    ids=["nested", "repeated key", "list", "bool version", "empty"],
+)
+def test_what_is_no_manifest(ref: BundleRef, content: bytes) -> None:
+    (ref.path / MANIFEST).write_bytes(content)
+    with pytest.raises(BundleError, match=MANIFEST):
+        load(ref)
+
+
+def test_an_array_where_an_archive_belongs(ref: BundleRef) -> None:
+    for file in (CALIBRATION, GOLDEN):
+        kept = (ref.path / file).read_bytes()
+        with (ref.path / file).open("wb") as stream:
+            np.save(stream, np.zeros(3, np.float32))
+        sign(ref, file)
+        refused(ref, BundleCorrupt, file, "archive")
+        (ref.path / file).write_bytes(kept)
+        sign(ref, file)
 
 
 @pytest.mark.parametrize("file", FILES)

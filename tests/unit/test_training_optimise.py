@@ -13,7 +13,7 @@ from training.classifier import Classifier
 from training.config import OptimiserConfig
 from training.data import ImageSet
 from training.objectives import OBJECTIVES
-from training.optimise import CheckpointMismatch, train
+from training.optimise import CheckpointMismatch, Run, train
 
 RECIPE = OptimiserConfig(name="adadelta", lr=1.0, decay_per_epoch=0.7, epochs=3, batch_size=32)
 
@@ -30,7 +30,8 @@ def fresh() -> Classifier:
 
 def run(classifier: Classifier, checkpoint: Path, recipe: OptimiserConfig = RECIPE) -> list[float]:
     objective = OBJECTIVES["cross_entropy"]
-    return list(train(classifier, stripes(), objective, recipe, 7, checkpoint).losses)
+    identity = Run("toy", "cross_entropy", recipe, 7)
+    return list(train(classifier, stripes(), objective, identity, checkpoint).losses)
 
 
 def test_a_cut_run_resumes_to_the_weights_of_an_uncut_one(
@@ -51,8 +52,9 @@ def test_a_cut_run_resumes_to_the_weights_of_an_uncut_one(
             raise KeyboardInterrupt
         return objective(outputs, labels)
 
+    identity = Run("toy", "cross_entropy", RECIPE, 7)
     with pytest.raises(KeyboardInterrupt):
-        train(cut, stripes(), breaks_in_the_second_epoch, RECIPE, 7, tmp_path / "cut.pt")
+        train(cut, stripes(), breaks_in_the_second_epoch, identity, tmp_path / "cut.pt")
     resumed = fresh()
     assert run(resumed, tmp_path / "cut.pt") == losses
     for name, value in whole.state_dict().items():
@@ -63,6 +65,12 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     run(fresh(), tmp_path / "c.pt")
     with pytest.raises(CheckpointMismatch, match=r"c\.pt"):
         run(fresh(), tmp_path / "c.pt", RECIPE.model_copy(update={"lr": 0.5}))
+    other_mean = TOY_SPEC.model_copy(update={"mean": (0.4,)})
+    with pytest.raises(CheckpointMismatch):
+        run(Classifier(ToyNet(), other_mean), tmp_path / "c.pt")
+    for identity in (Run("other", "cross_entropy", RECIPE, 7), Run("toy", "other", RECIPE, 7)):
+        with pytest.raises(CheckpointMismatch):
+            train(fresh(), stripes(), OBJECTIVES["cross_entropy"], identity, tmp_path / "c.pt")
 
 
 def test_a_diverging_loss_stops_the_run(tmp_path: Path) -> None:

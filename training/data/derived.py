@@ -1,7 +1,8 @@
 """Sets made by code: noise, ID re-encoded (the artefact control), proxy outliers.
 
 Proxy outliers may tune something; a set that is reported may not.  The two never share a
-generator: noise is reported, jigsaw and pixelate are proxies.
+generator: noise is reported, jigsaw and pixelate are proxies.  (FSSD's centre is made of noise by
+definition; a report says so beside its rows on noise.)
 """
 
 import io
@@ -80,7 +81,7 @@ PROXIES: dict[str, Callable[[Images, np.random.Generator], Images]] = {
 
 
 def proxy_outliers(id_images: ImageSet, kinds: tuple[str, ...], seed: int) -> dict[str, ImageSet]:
-    """Proxy outliers made from ID images, by name; KeyError-like ValueError if unknown."""
+    """Proxy outliers made from ID images, by name; ValueError if unknown."""
     unknown = set(kinds) - set(PROXIES)
     if unknown:
         raise ValueError(f"unknown proxy outliers {sorted(unknown)}; choose of {sorted(PROXIES)}")

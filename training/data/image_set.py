@@ -14,6 +14,10 @@ class DataUnavailable(Exception):
     """A data set that is not on this machine; the message says how to get it."""
 
 
+class DataError(Exception):
+    """A data set that contradicts itself or another; the message says how."""
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """images: uint8 (N, H, W, C); labels: int64 (N,), -1 where there is none."""

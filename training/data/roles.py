@@ -14,7 +14,7 @@ import numpy as np
 from service.bundle import ImageInput
 from training.config import DataConfig, Sources, expand_variables
 from training.data.derived import proxy_outliers, reencode_jpeg
-from training.data.image_set import DataUnavailable, ImageSet
+from training.data.image_set import DataError, DataUnavailable, ImageSet
 from training.data.readers import SOURCES
 from training.progress import say
 
@@ -59,7 +59,8 @@ class Roles:
 
 
 def load_roles(config: DataConfig, spec: ImageInput, seed: int) -> Roles:
-    """Read and cut.  DataUnavailable if ID data is absent; an absent OOD set is noted."""
+    """Read and cut.  DataUnavailable if ID data is absent, DataError if its labels do not fit; an
+    absent OOD set is noted."""
     whole = load_first("train", config.train, spec)
     test = load_first("test_id", config.test, spec)
     held_out = config.dev_count + config.cal_count
@@ -68,6 +69,14 @@ def load_roles(config: DataConfig, spec: ImageInput, seed: int) -> Roles:
             f"train has {len(whole)} images; dev_count + cal_count = {held_out} would leave "
             "less than half of them for training"
         )
+    if whole.class_names != test.class_names:
+        raise DataError(
+            f"train has the classes {whole.class_names}, test {test.class_names}: a label would "
+            "mean two things"
+        )
+    for part in (whole, test):
+        if (part.labels < 0).any() or part.labels.max() >= len(part.class_names):
+            raise DataError(f"{part.name}: an image has no label among {part.class_names}")
     order = np.random.default_rng([seed, _SPLIT_STREAM]).permutation(len(whole))
     dev, cal, train = np.split(order, [config.dev_count, held_out])
     dev_id = whole.take(dev, "dev_id")

@@ -35,7 +35,7 @@ def read_idx(
     labels = _read_idx_array(Path(path), f"{prefix}-labels-idx1-ubyte").astype(np.int64)
     if not class_names and "fashion" in path:
         class_names = FASHION_MNIST_CLASSES
-    names = tuple(class_names) or tuple(str(c) for c in range(int(labels.max()) + 1))
+    names = tuple(class_names) or _numbered(labels)
     return ImageSet(name, images, labels, names, f"idx files, {split}").sized_for(spec)
 
 
@@ -55,6 +55,7 @@ def read_npz(name: str, spec: ImageInput, *, path: str) -> ImageSet:
             raise ValueError(f"{path}: holds {archive.files}; expected `images` or `jpeg`")
         count = len(images)
         labels = archive["labels"] if "labels" in archive else np.full(count, -1)
+        names = names or _numbered(labels)
     return ImageSet(name, images, labels.astype(np.int64), names, file.name).sized_for(spec)
 
 
@@ -84,10 +85,10 @@ def read_torchvision(
 
     # torchvision has two ways to name a split
     arguments = {"split": split} if dataset in {"SVHN", "STL10", "DTD"} else {}
-    if dataset == "Omniglot":
-        arguments = {"background": split == "train"}
-    elif not arguments:
+    if not arguments:
         arguments = {"train": split == "train"}
+    if not hasattr(datasets, dataset):
+        raise ValueError(f"{name}: torchvision has no data set {dataset!r}")
     try:
         data = getattr(datasets, dataset)(root=root, download=download, **arguments)
     except (OSError, RuntimeError) as exc:
@@ -97,8 +98,12 @@ def read_torchvision(
     for index in track(range(len(data)), f"reading {name}"):
         image, labels[index] = data[index]
         images[index] = to_model_pixels(image, spec)
-    names = tuple(getattr(data, "classes", ())) or tuple(map(str, range(int(labels.max()) + 1)))
+    names = tuple(getattr(data, "classes", ())) or _numbered(labels)
     return ImageSet(name, images, labels, names, f"torchvision {dataset}, {split}")
+
+
+def _numbered(labels: NDArray[np.integer]) -> tuple[str, ...]:
+    return tuple(str(number) for number in range(int(labels.max()) + 1))
 
 
 def _read_idx_array(folder: Path, stem: str) -> NDArray[np.uint8]:
