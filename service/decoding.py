@@ -24,6 +24,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 CONTENT_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif")
 # A JPEG of a phone may carry a second picture (format "MPO"); the first is the photograph.
 _ANIMATED_FORMATS = frozenset({"PNG", "WEBP", "GIF"})
+# The last chunk of every PNG, always the same: no data, and the CRC of its name.
+_PNG_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
 
 # Pillow's own, process-wide limit only warns up to twice its value; ours replaces it.
 Image.MAX_IMAGE_PIXELS = None
@@ -51,6 +53,10 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
         _check_pixels(image.width, image.height, limits)
         if image.format in _ANIMATED_FORMATS and getattr(image, "is_animated", False):
             raise ImageAnimated
+        # Pillow refuses cut files of the other formats, but reads a PNG once it has the pixels;
+        # what stands behind the end is not our business
+        if image.format == "PNG" and data.rfind(_PNG_END) < 0:
+            raise ImageUnreadable("the PNG is cut: its last chunk, IEND, is missing")
         image.load()
         return image
 
