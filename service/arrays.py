@@ -1,4 +1,7 @@
-"""The npy body: a uint8 array (N, H, W, C) or (N, H, W), checked from its header alone."""
+"""The npy body: a uint8 array (N, H, W, C) or (N, H, W), checked from its header alone.
+
+(N, H, W) with W 1, 3 or 4 is refused: it may as well be one image (H, W, C).
+"""
 
 import io
 import math
@@ -16,6 +19,7 @@ _READ_HEADER: dict[tuple[int, int], Callable[..., _Header]] = {
     (2, 0): npy.read_array_header_2_0,
 }
 _MAX_HEADER_BYTES = 1024
+_LOOKS_LIKE_CHANNELS = (1, 3, 4)
 
 
 def parse_npy(body: bytes, max_inputs: int, max_pixels: int) -> NDArray[np.uint8]:
@@ -28,6 +32,12 @@ def parse_npy(body: bytes, max_inputs: int, max_pixels: int) -> NDArray[np.uint8
     if dtype != np.uint8:
         raise ArrayInvalid(f"the array is {dtype}; send uint8 pixels, 0 to 255")
     if len(shape) == 3:
+        if shape[2] in _LOOKS_LIKE_CHANNELS:
+            raise ArrayInvalid(
+                f"the array has shape {shape}, which may be one image (H, W, C) or a batch "
+                "(N, H, W): send (N, H, W, C), adding a leading axis to a single image "
+                "(array[None]) or a last one to a grey batch (array[..., None])"
+            )
         shape = (*shape, 1)
     if len(shape) != 4 or shape[3] not in (1, 3):
         raise ArrayInvalid(

@@ -63,7 +63,7 @@ class ScoreClient:
         return self._score(parameters, files=files)
 
     def score_npy(self, body: bytes, parameters: ScoreParameters | None = None) -> ScoreResponse:
-        """Bytes of numpy.save, uint8 (N, H, W, C) or (N, H, W) -> N results."""
+        """Bytes of numpy.save, uint8 (N, H, W, C), or (N, H, W) with W not 1, 3, 4 -> N results."""
         return self._score(parameters, content=body)
 
     def models(self) -> list[ModelInfo]:

@@ -47,6 +47,21 @@ def test_every_cut_is_refused(image_format: str) -> None:
             decode_image(data[:length], LIMITS)
 
 
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP"])
+def test_a_cut_of_a_few_bytes_is_refused(image_format: str) -> None:
+    """A PNG without the end of IEND, a JPEG without EOI: the rest may be missing too."""
+    data = ENCODED[image_format]
+    for missing in range(1, 30):
+        with pytest.raises(ImageUnreadable):
+            decode_image(data[:-missing], LIMITS)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
+def test_bytes_behind_the_end_do_no_harm(image_format: str) -> None:
+    data = ENCODED[image_format] + b"\n" + bytes(100)
+    assert decode_image(data, LIMITS).size == (30, 40)
+
+
 @pytest.mark.parametrize("bomb", [png_bomb(50_000, 50_000), png_bomb(101, 100), webp_bomb()])
 def test_pixels_are_limited_before_they_are_allocated(bomb: bytes) -> None:
     tracemalloc.start()
@@ -133,6 +148,14 @@ def test_arrays_keep_their_values() -> None:
     for array in (rows, np.asfortranarray(rows), rows[:, :, :, 0]):
         read = parse_npy(npy(array), max_inputs=3, max_pixels=64)
         np.testing.assert_array_equal(read, rows)
+
+
+@pytest.mark.parametrize("last", [1, 3, 4])
+def test_one_image_is_not_taken_for_a_batch(last: int) -> None:
+    """(32, 32, 3) is a colour image more often than 32 images of 32 x 3."""
+    body = npy(np.zeros((32, 32, last), np.uint8))
+    with pytest.raises(ArrayInvalid, match="leading axis"):
+        parse_npy(body, max_inputs=32, max_pixels=10_000)
 
 
 def test_array_limits() -> None:
