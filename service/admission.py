@@ -1,14 +1,20 @@
-"""How much work may wait.  A permit returns when the work ends, not when its client leaves."""
+"""How much work may wait, and how many pixels may stand decoded in memory.
+
+A permit returns when the work ends, not when its client leaves.
+"""
 
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from service.errors import Overloaded
 
 _HALF_LIFE_SECONDS = 10.0
 _LONGEST_RETRY_SECONDS = 600
+_UNCOUNTED_PIXELS = 2**18  # some megabytes a thread: not worth waiting for
 
 
 class Admission:
@@ -92,3 +98,71 @@ class _BusyRate:
 
     def inputs_per_second(self) -> float:
         return self._inputs / self._seconds if self._seconds > 0 else 0.0
+
+
+class PixelBudget:
+    """Bounds the pixels of images being decoded, whatever the threads; first come, first served."""
+
+    def __init__(self, max_pixels: int) -> None:
+        self._free = max_pixels
+        self._turns: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def claim(self, seconds: float) -> Generator["PixelClaim"]:
+        """To be held while one image is in memory, and filled once its size is known."""
+        claim = PixelClaim(self, seconds)
+        try:
+            yield claim
+        finally:
+            claim.release()
+
+    @property
+    def waiting(self) -> int:
+        """Images waiting for others to leave memory."""
+        return len(self._turns)
+
+    def _take(self, pixels: int, seconds: float) -> bool:
+        turn = object()
+        with self._changed:
+            self._turns.append(turn)
+            try:
+                return self._changed.wait_for(
+                    lambda: self._turns[0] is turn and self._free >= pixels and self._pay(pixels),
+                    timeout=max(0.0, min(seconds, threading.TIMEOUT_MAX)),
+                )
+            finally:
+                self._turns.remove(turn)
+                self._changed.notify_all()
+
+    def _pay(self, pixels: int) -> bool:
+        self._free -= pixels
+        return True
+
+    def _give_back(self, pixels: int) -> None:
+        with self._changed:
+            self._free += pixels
+            self._changed.notify_all()
+
+
+class PixelClaim:
+    """What one image holds of the budget."""
+
+    def __init__(self, budget: PixelBudget, seconds: float) -> None:
+        self._pixels = 0
+        self._budget = budget
+        self._seconds = seconds
+
+    def fill(self, pixels: int) -> bool:
+        """Wait for that many pixels, once; False if they did not come free in time."""
+        if pixels <= _UNCOUNTED_PIXELS:
+            return True
+        if not self._budget._take(pixels, self._seconds):  # pyright: ignore[reportPrivateUsage]
+            return False
+        self._pixels = pixels
+        return True
+
+    def release(self) -> None:
+        pixels, self._pixels = self._pixels, 0
+        if pixels:
+            self._budget._give_back(pixels)  # pyright: ignore[reportPrivateUsage]

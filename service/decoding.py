@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -37,11 +37,14 @@ class ImageLimits:
     max_pixels: int
 
 
-def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
+def decode_image(
+    data: bytes, limits: ImageLimits, reserve: Callable[[int], None] = lambda _: None
+) -> Image.Image:
     """Encoded bytes -> fully decoded image of any mode.
 
-    Raises ImageTooLarge, ImageTooManyPixels, ImageAnimated, ImageUnreadable; nothing else,
-    whatever the bytes.
+    `reserve` hears once how many pixels it has, before they exist, and may wait or raise.
+    Raises ImageTooLarge, ImageTooManyPixels, ImageAnimated, ImageUnreadable and what `reserve`
+    raises; nothing else, whatever the bytes.
     """
     if len(data) > limits.max_bytes:
         raise ImageTooLarge(len(data), limits.max_bytes)
@@ -49,6 +52,7 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
         # Pillow's WebP decoder allocates its canvas when it opens a file
         if canvas := _webp_canvas(data):
             _check_pixels(*canvas, limits)
+            reserve(canvas[0] * canvas[1])
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_pixels(image.width, image.height, limits)
         if image.format in _ANIMATED_FORMATS and getattr(image, "is_animated", False):
@@ -57,6 +61,8 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
         # what stands behind the end is not our business
         if image.format == "PNG" and data.rfind(_PNG_END) < 0:
             raise ImageUnreadable("the PNG is cut: its last chunk, IEND, is missing")
+        if not canvas:
+            reserve(image.width * image.height)
         image.load()
         return image
 

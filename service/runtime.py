@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from service.admission import Admission
+from service.admission import Admission, PixelBudget
 from service.cpus import usable_cpus
 from service.decision import Plan, decile_of
 from service.decoding import ImageLimits
@@ -37,7 +37,9 @@ class Runtime:
         self.admission = Admission(settings.max_queued_inputs)
         self.metrics.queue_items.set_function(lambda: self.admission.queued)
         self.scorer = Scorer(
-            ImageLimits(settings.max_image_bytes, settings.max_pixels), settings.inference_batch
+            ImageLimits(settings.max_image_bytes, settings.max_pixels),
+            PixelBudget(settings.max_decoded_pixels),
+            settings.inference_batch,
         )
         self.body_limits = BodyLimits(
             settings.max_body_bytes,

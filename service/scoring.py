@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from service.admission import PixelBudget
 from service.bundle import FORWARD, resize_pixels
 from service.decision import LOGITS, Plan, Verdict, decide
 from service.decoding import ImageLimits, decode_image, image_to_pixels
@@ -69,9 +70,10 @@ class Scored:
 
 @dataclass(frozen=True)
 class Scorer:
-    """How inputs are scored; holds limits only and may be shared by threads."""
+    """How inputs are scored; holds limits only and is to be shared by threads."""
 
     limits: ImageLimits
+    budget: PixelBudget
     inference_batch: int  # rows given to the model at once
 
     def score(
@@ -81,35 +83,44 @@ class Scorer:
         plan: Plan,
         deadline: Deadline,
     ) -> Scored:
-        """Raises DeadlinePassed between two batches; nothing else: inputs fail one by one."""
+        """Raises DeadlinePassed between two batches, or where an image waits for others to leave
+        memory; nothing else: inputs fail one by one.
+        """
         scored = Scored()
         for start in range(0, len(inputs), self.inference_batch):
             chunk = inputs[start : start + self.inference_batch]
             deadline.check()
-            prepared = [self._prepare(item, bundle, scored) for item in chunk]
+            prepared = [self._prepare(item, bundle, scored, deadline) for item in chunk]
             deadline.check()
             scored.answers.extend(_answer(prepared, bundle, plan, scored))
         return scored
 
     def _prepare(
-        self, item: Input, bundle: LoadedBundle, scored: Scored
+        self, item: Input, bundle: LoadedBundle, scored: Scored, deadline: Deadline
     ) -> NDArray[np.uint8] | InputRejected:
-        """One input -> uint8 (height, width, channels), or why not."""
+        """One input -> uint8 (height, width, channels), or why not.  Raises DeadlinePassed."""
         spec = bundle.manifest.input
         try:
-            match item:
-                case EncodedImage(data):
-                    with scored.clock("decode"):
-                        image = decode_image(data, self.limits)
-                    with scored.clock("preprocess"):
-                        return image_to_pixels(image, spec)
-                case PixelImage(pixels):
-                    with scored.clock("preprocess"):
-                        return resize_pixels(pixels, spec)
-                case BadInput(error):
-                    return error
-                case _:
-                    raise WrongModality("text", bundle.name, bundle.manifest.modality)
+            with self.budget.claim(deadline.remaining_seconds) as claim:
+
+                def reserve(pixels: int) -> None:
+                    if not claim.fill(pixels):
+                        raise DeadlinePassed(deadline.seconds)
+
+                match item:
+                    case EncodedImage(data):
+                        with scored.clock("decode"):
+                            image = decode_image(data, self.limits, reserve)
+                        with scored.clock("preprocess"):
+                            return image_to_pixels(image, spec)
+                    case PixelImage(pixels):
+                        with scored.clock("preprocess"):
+                            reserve(pixels.shape[0] * pixels.shape[1])
+                            return resize_pixels(pixels, spec)
+                    case BadInput(error):
+                        return error
+                    case _:
+                        raise WrongModality("text", bundle.name, bundle.manifest.modality)
         except InputRejected as exc:
             return exc
 

@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     # limits of one request
     max_body_bytes: Annotated[ByteSize, Field(ge=1)] = ByteSize(32 * _MIB)
     max_image_bytes: Annotated[ByteSize, Field(ge=1)] = ByteSize(20 * _MIB)
-    max_pixels: Annotated[int, Field(ge=1)] = 40_000_000  # of one image
+    max_pixels: Annotated[int, Field(ge=1)] = 16_000_000  # of one image
     max_inputs: Annotated[int, Field(ge=1)] = 256
     max_npy_inputs: Annotated[int, Field(ge=1)] = 4096
     max_text_characters: Annotated[int, Field(ge=1)] = 100_000
@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     # limits of all requests together
     max_queued_inputs: Annotated[int, Field(ge=1)] = 8192  # waiting or being scored
     max_open_requests: Annotated[int, Field(ge=1)] = 256  # whose bodies are held in memory
+    # of images being decoded and resized at once, 20 bytes each at worst
+    max_decoded_pixels: Annotated[int, Field(ge=1)] = 24_000_000
     inference_batch: Annotated[int, Field(ge=1)] = 64  # rows given to the model at once
 
     # shutting down: unready for `delay`, then accepted requests have `grace` to finish
@@ -51,5 +53,14 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_queued_inputs is {self.max_queued_inputs}, but one request may hold "
                 f"{largest} inputs (max_inputs, max_npy_inputs)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _largest_image_fits_the_budget(self) -> Self:
+        if self.max_decoded_pixels < self.max_pixels:
+            raise ValueError(
+                f"max_decoded_pixels is {self.max_decoded_pixels}, but one image may have "
+                f"{self.max_pixels} pixels (max_pixels)"
             )
         return self

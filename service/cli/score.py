@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from service.admission import PixelBudget
 from service.arrays import parse_npy
 from service.cli.models import ModelsDir, choose_bundle
 from service.cli.progress import track
@@ -122,7 +123,7 @@ def _local_backend(parameters: ScoreParameters, models_dir: Path | None) -> Back
         parameters.id_acceptance,
     )
     limits = ImageLimits(settings.max_image_bytes, settings.max_pixels)
-    scorer = Scorer(limits, settings.inference_batch)
+    scorer = Scorer(limits, PixelBudget(settings.max_decoded_pixels), settings.inference_batch)
 
     def score_inputs(inputs: Sequence[Input]) -> ScoreResponse:
         return to_response(bundle, scorer.score(bundle, inputs, plan, _NO_DEADLINE).answers)

@@ -81,7 +81,7 @@ REQUEST: dict[str, Any] = {
                 "schema": {
                     "type": "string",
                     "format": "binary",
-                    "description": "numpy.save of uint8 (N, H, W, C), or (N, H, W), W not 1, 3 or 4",
+                    "description": "numpy.save of uint8 (N, H, W, C), or (N, H, W); W not 1, 3, 4",
                 }
             },
         },

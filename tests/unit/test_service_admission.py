@@ -1,13 +1,25 @@
-"""Permits and the promised waiting time."""
+"""Permits, the promised waiting time, and the budget of decoded pixels."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pictures import encode, id_png
 
-from service.admission import Admission
-from service.errors import Overloaded
+from service.admission import Admission, PixelBudget
+from service.decision import Verdict, make_plan
+from service.decoding import ImageLimits
+from service.errors import DeadlinePassed, Overloaded
+from service.inputs import EncodedImage, PixelImage
+from service.repository import SessionOptions, open_repository
+from service.scoring import Deadline, Scorer
+
+MEGA = 1_000_000
 
 
 class Clock:
@@ -91,3 +103,77 @@ def test_permits_are_returned_from_any_thread() -> None:
     for thread in threads:
         thread.join()
     assert admission.queued == 0
+
+
+def test_decoded_pixels_stay_within_the_budget() -> None:
+    budget = PixelBudget(10 * MEGA)
+    lock = threading.Lock()
+    held = most = 0
+
+    def decode(pixels: int) -> None:
+        nonlocal held, most
+        with budget.claim(seconds=20) as claim:
+            assert claim.fill(pixels)
+            with lock:
+                held += pixels
+                most = max(most, held)
+            time.sleep(0.001)
+            with lock:
+                held -= pixels
+
+    with ThreadPoolExecutor(8) as threads:
+        sizes = [(1 + index % 10) * MEGA for index in range(100)]
+        list(threads.map(decode, sizes))
+    assert 5 * MEGA < most <= 10 * MEGA
+
+
+def test_a_claim_waits_no_longer_than_its_time() -> None:
+    budget = PixelBudget(10 * MEGA)
+    with budget.claim(1) as first, budget.claim(0.05) as second, budget.claim(0.05) as small:
+        assert first.fill(6 * MEGA)
+        assert not second.fill(5 * MEGA)
+        assert small.fill(64)  # is not counted
+    with budget.claim(float("inf")) as all_of_it:
+        assert all_of_it.fill(10 * MEGA)
+
+
+def test_a_large_image_is_not_overtaken_for_ever() -> None:
+    budget = PixelBudget(10 * MEGA)
+    order: list[str] = []
+
+    def decode(name: str, pixels: int) -> None:
+        with budget.claim(20) as claim:
+            assert claim.fill(pixels)
+            order.append(name)
+
+    with ThreadPoolExecutor(2) as threads, budget.claim(1) as held:
+        assert held.fill(6 * MEGA)
+        large = threads.submit(decode, "large", 10 * MEGA)
+        while not budget.waiting:
+            time.sleep(0.001)
+        later = threads.submit(decode, "later", 1 * MEGA)
+        while budget.waiting < 2:
+            time.sleep(0.001)
+        assert not order
+        held.release()
+        large.result(20)
+        later.result(20)
+    assert order == ["large", "later"]
+
+
+def test_an_image_waits_for_the_budget_until_its_deadline(models_dir: Path) -> None:
+    bundle = open_repository(models_dir, SessionOptions("cpu"), "tiny").get("tiny")
+    plan = make_plan(bundle.manifest, bundle.calibration)
+    budget = PixelBudget(2 * MEGA)
+    scorer = Scorer(ImageLimits(10 * MEGA, MEGA), budget, inference_batch=4)
+    large, wide = np.zeros((1000, 1000, 1), np.uint8), np.zeros((1000, 1000, 3), np.uint8)
+    inputs = [EncodedImage(encode(wide, name)) for name in ("PNG", "WEBP", "JPEG")]
+    with budget.claim(1) as claim:
+        assert claim.fill(3 * MEGA // 2)
+        for item in [PixelImage(large), *inputs]:
+            with pytest.raises(DeadlinePassed):
+                scorer.score(bundle, [item], plan, Deadline.after(0.05))
+        small = scorer.score(bundle, [EncodedImage(id_png())], plan, Deadline.after(5))
+        assert isinstance(small.answers[0], Verdict)
+    answers = scorer.score(bundle, inputs * 3, plan, Deadline.after(20)).answers
+    assert all(isinstance(answer, Verdict) for answer in answers)

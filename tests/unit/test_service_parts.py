@@ -61,6 +61,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("provider", "tpu"),
         ("request_timeout_seconds", "nan"),
         ("max_queued_inputs", "10"),
+        ("max_decoded_pixels", "10000000"),
         ("threads", "0"),
     ],
 )
