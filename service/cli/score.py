@@ -1,7 +1,7 @@
 """`oodscore score`: files on a bundle in this process, or on a running service."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +31,9 @@ from service.scoring import Deadline, Scorer
 from service.settings import Settings
 
 _FILES_AT_ONCE = 16
+_BYTES_AT_ONCE = 24 * 1024 * 1024  # below the default limit of a request body
+# a group is refused with one of these for what one file, or their number, did to it
+_TRY_ONE_BY_ONE = frozenset({413, 422, 500, 504})
 _NPY = ".npy"
 _NO_DEADLINE = Deadline(float("inf"), float("inf"))
 
@@ -44,6 +47,9 @@ class Backend:
 
     images: ScoreFiles
     npy: ScoreNpy
+
+
+Answered = tuple[str, ScoreResponse, ScoreResult | FailedResult]  # name of the input, its answer
 
 
 def score(
@@ -80,34 +86,49 @@ def _score_all(files: Sequence[Path], backend: Backend, as_json: bool) -> bool:
     """Print each answer as it comes; True if an input failed."""
     failed = False
     for group in track(_groups(files), "scoring"):
-        data = [file.read_bytes() for file in group]
-        try:
-            if group[0].suffix == _NPY:
-                response = backend.npy(data[0])
-                names = [f"{group[0]}[{index}]" for index in range(len(response.results))]
-            else:
-                response = backend.images(data)
-                names = [str(file) for file in group]
-        except (ServiceError, ServiceRefused) as exc:
-            if len(group) > 1:
-                raise
-            names, response = [str(group[0])], _failure(exc)
-        for name, result in zip(names, response.results, strict=True):
+        for name, response, result in _score_group(group, backend):
             failed |= isinstance(result, FailedResult)
             typer.echo(_json_line(name, response, result) if as_json else _line(name, result))
     return failed
 
 
+def _score_group(group: Sequence[Path], backend: Backend) -> Iterator[Answered]:
+    """A refusal for what is in the files is told of the file it belongs to; others are raised."""
+    data = [file.read_bytes() for file in group]
+    try:
+        if group[0].suffix == _NPY:
+            response = backend.npy(data[0])
+            names = [f"{group[0]}[{index}]" for index in range(len(response.results))]
+        else:
+            response = backend.images(data)
+            names = [str(file) for file in group]
+    except (ServiceError, ServiceRefused) as exc:
+        if len(group) == 1:
+            names, response = [str(group[0])], _failure(exc)
+        elif isinstance(exc, ServiceRefused) and exc.status in _TRY_ONE_BY_ONE:
+            for file in group:
+                yield from _score_group([file], backend)
+            return
+        else:
+            raise
+    for name, result in zip(names, response.results, strict=True):
+        yield name, response, result
+
+
 def _groups(files: Sequence[Path]) -> list[list[Path]]:
-    """Neighbouring images together, .npy files alone; order is kept."""
+    """Neighbouring images together up to a number and a size, .npy files alone, in order."""
     groups: list[list[Path]] = []
+    group_bytes = 0
     for file in files:
-        alone = file.suffix == _NPY
+        size = file.stat().st_size
         last = groups[-1] if groups else []
-        if alone or not last or last[0].suffix == _NPY or len(last) == _FILES_AT_ONCE:
+        alone = _NPY in (file.suffix, last[0].suffix if last else _NPY)
+        if alone or len(last) == _FILES_AT_ONCE or group_bytes + size > _BYTES_AT_ONCE:
             groups.append([file])
+            group_bytes = size
         else:
             last.append(file)
+            group_bytes += size
     return groups
 
 

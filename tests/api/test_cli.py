@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from live_server import LiveServer
+from live_server import LiveServer, live_server
 from pictures import id_png, ood_png
 from tiny_bundle import id_images
 from typer.testing import CliRunner, Result
 
 from service.cli import app
+from service.client import ServiceRefused
 
 runner = CliRunner()
 Run = Callable[..., Result]
@@ -68,6 +69,45 @@ def test_groups_larger_than_one_request_keep_their_order(
     result = run("score", *many, "--url", server.url)
     decisions = [line.split()[1] for line in result.stdout.splitlines()]
     assert decisions == [("ID", "OOD")[index % 2] for index in range(37)]
+
+
+def test_groups_stay_below_the_largest_body(
+    run: Run, server: LiveServer, files: list[str], tmp_path: Path
+) -> None:
+    """16 files of 3 MB would be one refused body of 48 MB."""
+    heavy = tmp_path / "heavy.png"
+    heavy.write_bytes(id_png() + bytes(3_000_000))
+    before = server_requests(server)
+    result = run("score", *[str(heavy)] * 16, "--url", server.url)
+    assert result.exit_code == 0, result.output
+    assert [line.split()[1] for line in result.stdout.splitlines()] == ["ID"] * 16
+    assert server_requests(server) == before + 2  # 8 and 8: none refused and sent again
+
+
+def server_requests(server: LiveServer) -> float:
+    server.client.get("/livez")  # behind the request counted last
+    value = server.runtime.metrics.registry.get_sample_value
+    labels = ({"route": "/score", "status": status} for status in ("200", "413"))
+    return sum(value("oodscore_requests_total", label) or 0 for label in labels)
+
+
+def test_a_refused_group_is_sent_file_by_file(
+    run: Run, models_dir: Path, files: list[str], tmp_path: Path
+) -> None:
+    large = tmp_path / "large.png"
+    large.write_bytes(id_png() + bytes(20_000))
+    with live_server(models_dir, default_image_model="tiny", max_body_bytes=10_000) as small:
+        result = run("score", files[0], str(large), files[1], "--url", small.url)
+    assert result.exit_code == 1
+    lines = [line.split()[:3] for line in result.stdout.splitlines()]
+    assert [line[1] for line in lines] == ["ID", "ERROR", "OOD"]
+    assert lines[1] == [str(large), "ERROR", "body_too_large:"]
+
+
+def test_what_no_file_can_help_is_told_once(run: Run, server: LiveServer, files: list[str]) -> None:
+    result = run("score", *files[:2], "--model", "nope", "--url", server.url)
+    assert isinstance(result.exception, ServiceRefused)
+    assert result.exception.code == "unknown_model"
 
 
 def test_models_commands(run: Run) -> None:
