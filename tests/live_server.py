@@ -36,7 +36,7 @@ def live_server(models_dir: Path, **settings: Any) -> Generator[LiveServer]:
         url = f"http://127.0.0.1:{port}"
         runtime: Runtime = app.state.runtime
         _wait(lambda: runtime.repository is not None)
-        with httpx.Client(base_url=url, timeout=30) as client:
+        with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
             yield LiveServer(url, runtime, client)
     finally:
         server.should_exit = True

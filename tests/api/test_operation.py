@@ -127,6 +127,14 @@ def test_probes(server: LiveServer, client: httpx.Client, monkeypatch: pytest.Mo
     assert client.get("/livez").status_code == 200
 
 
+def test_the_tests_need_no_way_around_a_proxy(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with live_server(models_dir) as running:
+        assert running.client.get("/livez").status_code == 200
+
+
 def test_probes_answer_head(
     server: LiveServer, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,9 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def post_rows(server: LiveServer, count: int, **headers: str) -> httpx.Response:
     content = npy(id_images(count, 80))
-    return httpx.post(f"{server.url}/score", content=content, headers=NPY | headers, timeout=30)
+    return httpx.post(
+        f"{server.url}/score", content=content, headers=NPY | headers, timeout=30, trust_env=False
+    )
 
 
 def test_a_full_queue_answers_429_and_loses_nothing(small: LiveServer, gated: GatedSession) -> None:
@@ -88,7 +90,9 @@ def test_a_full_queue_answers_429_and_loses_nothing(small: LiveServer, gated: Ga
 def test_a_client_that_leaves_frees_no_permit_early(small: LiveServer, gated: GatedSession) -> None:
     for _ in range(4):
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{small.url}/score", content=id_png(), headers=PNG, timeout=0.1)
+            httpx.post(
+                f"{small.url}/score", content=id_png(), headers=PNG, timeout=0.1, trust_env=False
+            )
     assert small.runtime.admission.queued == 4
     gated.gate.set()
     wait_for(lambda: small.runtime.admission.queued == 0)
@@ -157,7 +161,7 @@ def test_a_body_that_comes_too_slowly_gives_its_place_back(small: LiveServer) ->
         yield id_png()[10:]
 
     headers = PNG | {"X-Request-Timeout": "0.2"}
-    response = httpx.post(f"{small.url}/score", content=slow(), headers=headers)
+    response = httpx.post(f"{small.url}/score", content=slow(), headers=headers, trust_env=False)
     assert_problem(response, 504, "deadline_passed")
     with small.runtime.body_slot():
         assert small.runtime.open_bodies == 1
@@ -176,7 +180,7 @@ def test_many_clients_at_once_get_their_own_answers(server: LiveServer) -> None:
     expected = server.client.post("/score", content=npy(rows), headers=NPY).json()["results"]
 
     def ask(index: int) -> float:
-        with httpx.Client(base_url=server.url) as client:
+        with httpx.Client(base_url=server.url, trust_env=False) as client:
             response = client.post("/score", content=npy(rows[index : index + 1]), headers=NPY)
             return response.json()["results"][0]["score"]
 

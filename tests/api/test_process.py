@@ -42,7 +42,7 @@ class ServeProcess:
             assert self.process.poll() is None
             assert time.monotonic() < give_up
             try:
-                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                if httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200:
                     return
             except httpx.TransportError:
                 pass
@@ -77,12 +77,14 @@ def test_sigterm_finishes_what_was_accepted_and_exits_0(started: ServeProcess) -
         time.sleep(0.2)
         started.process.send_signal(signal.SIGTERM)
         time.sleep(0.1)
-        assert httpx.get(f"{started.url}/readyz").json()["code"] == "shutting_down"
+        assert httpx.get(f"{started.url}/readyz", trust_env=False).json()["code"] == "shutting_down"
         # new requests are still answered until balancers have noticed
-        assert httpx.post(f"{started.url}/score", content=id_png(), headers=PNG).is_success
+        assert httpx.post(
+            f"{started.url}/score", content=id_png(), headers=PNG, trust_env=False
+        ).is_success
         time.sleep(1.0)  # beyond the delay: the socket is closed, the request still open
         with pytest.raises(httpx.TransportError):
-            httpx.get(f"{started.url}/livez")
+            httpx.get(f"{started.url}/livez", trust_env=False)
         connection.sendall(rows[50:])
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200")
