@@ -56,7 +56,8 @@ COPY --from=packages /opt/oodscore /opt/oodscore
 COPY models/ /models/
 COPY deploy/healthcheck.py /app/healthcheck.py
 COPY service/ /app/service/
-RUN python -m compileall -q /app
+# a clone under umask 077 carries files that only their owner may read
+RUN chmod -R a+rX /app /models && python -m compileall -q /app
 
 # Any user id works; a numeric one lets Kubernetes check that it is not root.
 USER 10001:10001

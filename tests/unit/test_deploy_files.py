@@ -201,6 +201,14 @@ def test_dockerfile_builds_everywhere_and_runs_as_nobody_in_particular() -> None
     assert re.findall(r"^STOPSIGNAL (.*)$", text, re.M) == ["SIGTERM"]
 
 
+def test_the_image_is_readable_whatever_the_umask_of_the_clone() -> None:
+    copied, marker, _ = DOCKERFILE.partition("chmod -R a+rX /app /models")
+    assert marker
+    for line in ("COPY models/ /models/", "COPY service/ /app/service/", "/app/healthcheck.py"):
+        assert line in copied
+    assert "USER" not in copied
+
+
 def test_the_build_context_holds_what_is_copied_and_little_else() -> None:
     allowed = {
         line.removeprefix("!").rstrip("/")
