@@ -148,6 +148,12 @@ def test_the_batch_dimension_is_dynamic_everywhere(exported: tuple[Scorer, Path]
     assert all(shape == [] for shape in shapes.values())
 
 
+def test_the_graph_names_no_file_of_this_machine(exported: tuple[Scorer, Path]) -> None:
+    content = exported[1].read_bytes()
+    assert b".py" not in content
+    assert str(Path(__file__).parents[2]).encode() not in content
+
+
 def test_every_score_is_described(exported: tuple[Scorer, Path]) -> None:
     scorer, path = exported
     outputs = open_network(path, threads=1)(toy_pixels(1, seed=1)[0].numpy())

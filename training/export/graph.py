@@ -41,4 +41,21 @@ def export_graph(module: nn.Module, spec: ImageInput, path: Path) -> None:
         )
     assert program is not None  # noqa: S101  (only None without dynamo)
     program.save(str(path), external_data=False)
-    onnx.checker.check_model(onnx.load(path), full_check=True)
+    model = onnx.load(path)
+    _forget_sources(model)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def _forget_sources(model: onnx.ModelProto) -> None:
+    """Drop the exporter's stack traces: they name files of the machine that exported."""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        del part.metadata_props[:]
+    for node in graph.node:
+        node.ClearField("doc_string")
+    for function in model.functions:
+        del function.metadata_props[:]
+        for node in function.node:
+            del node.metadata_props[:]
+            node.ClearField("doc_string")
