@@ -10,7 +10,7 @@ SERVICE_LOCK := $(if $(shell command -v nvidia-smi 2>/dev/null),requirements/ser
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow check fmt bench bundle image-test lock clean
+.PHONY: help demo serve traffic test test-slow check fmt bench bundle image-test lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -33,11 +33,14 @@ $(DEV): .uv/.installed requirements/dev.txt pyproject.toml
 	$(UV) pip install --quiet --python .venv --no-deps -e .
 	@touch $@
 
-demo: $(SERVICE) ## start the service on the shipped bundles and score one ID and one OOD image
+demo: $(SERVICE) ## start the service on the shipped bundles and score ID and OOD images and questions
 	.venv-service/bin/python deploy/demo/demo.py
 
 serve: $(SERVICE) ## serve the shipped bundles on http://127.0.0.1:8000
 	.venv-service/bin/oodscore serve
+
+traffic: $(SERVICE) ## send a quarter of an hour of drifting pictures to the service on port 8000
+	.venv-service/bin/python deploy/demo/traffic.py
 
 test: $(DEV) ## the default test suite (under 10 minutes, needs no data folder)
 	.venv/bin/python -m pytest
@@ -56,8 +59,12 @@ fmt: $(DEV) ## rewrite formatting and import order
 	.venv/bin/ruff check --fix .
 
 bench: $(DEV) ## measure; writes JSON under benchmarks/results/
-	.venv/bin/python -m benchmarks.detection_overhead
-	.venv/bin/python -m benchmarks.combined_members
+	.venv/bin/python -m benchmarks.price_list
+	.venv/bin/python -m benchmarks.combined_study --config fashion_mnist --seeds 0,1,2
+	.venv/bin/python -m benchmarks.combined_tables
+	.venv/bin/python -m benchmarks.bundle_tables
+	.venv/bin/python -m benchmarks.drift_detection
+	.venv/bin/python -m benchmarks.drift_tables
 
 bundle: $(DEV) ## train and publish models/fashion-mnist as a new version
 	.venv/bin/oodscore-train run training/configs/fashion_mnist.toml
@@ -68,7 +75,7 @@ image-test: ## build the container image, run it locked down, ask it for a score
 lock: .uv/.installed ## pin and hash every dependency, without index addresses
 	$(UV) pip compile $(LOCK_FLAGS) pyproject.toml -o requirements/service.txt
 	$(UV) pip compile $(LOCK_FLAGS) pyproject.toml --extra gpu -o requirements/service-gpu.txt
-	$(UV) pip compile $(LOCK_FLAGS) pyproject.toml --extra training --group dev -o requirements/dev.txt
+	$(UV) pip compile $(LOCK_FLAGS) pyproject.toml --extra training --extra transformers --group dev -o requirements/dev.txt
 	echo uv | $(UV) pip compile $(LOCK_FLAGS) - -o requirements/uv.txt
 
 LOCK_FLAGS := --quiet --universal --upgrade --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11
