@@ -8,7 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from training.backbones.sizes import check_side
 from training.outputs import Outputs
+
+_SIDE = 28
 
 
 class LeNet(nn.Module):
@@ -25,8 +28,13 @@ class LeNet(nn.Module):
         self.dropout_features = nn.Dropout(0.5)
         self.fc2 = nn.Linear(128, classes)
 
+    @property
+    def head(self) -> nn.Linear:
+        return self.fc2
+
     def forward(self, images: Tensor) -> Outputs:
         """(B, channels, 28, 28), normalised -> taps (B,32,26,26), (B,64,24,24), (B,128), (B,K)."""
+        check_side("lenet", images, _SIDE)
         conv1 = torch.relu(self.conv1(images))
         conv2 = torch.relu(self.conv2(conv1))
         maps = self.dropout_maps(self.pool(conv2))

@@ -1,8 +1,17 @@
 """Sets made by code: noise, ID re-encoded (the artefact control), proxy outliers.
 
 Proxy outliers may tune something; a set that is reported may not.  The two never share a
-generator: noise is reported, jigsaw and pixelate are proxies.  (FSSD's centre is made of noise by
+generator: noise is reported, what PROXIES makes is not.  (FSSD's centre is made of noise by
 definition; a report says so beside its rows on noise.)
+
+Each proxy breaks another property of ID images and leaves the rest, from near to far:
+mixup           two objects of different classes at once; everything else is ID
+quarter_turn    the orientation
+jigsaw          the layout; the texture stays
+pixelate        the detail; the layout stays
+phase_scramble  all structure; the spectrum stays
+invert          the brightness; the shapes stay
+None draws strokes or characters, or adds noise to single pixels: such sets are reported.
 """
 
 import io
@@ -39,7 +48,7 @@ def reencode_jpeg(images: ImageSet, quality: int = 75) -> ImageSet:
     return replace(
         images,
         name=f"{images.name}-jpeg{quality}",
-        images=np.stack([_through_jpeg(image, quality) for image in images.images]),
+        inputs=np.stack([through_jpeg(image, quality) for image in images.inputs]),
         origin=f"{images.origin}, re-encoded as JPEG quality {quality}",
     )
 
@@ -74,14 +83,77 @@ def pixelate(images: Images, rng: np.random.Generator, block: int = 7) -> Images
     return images[:, rows][:, :, columns]
 
 
-PROXIES: dict[str, Callable[[Images, np.random.Generator], Images]] = {
-    "jigsaw": jigsaw,
-    "pixelate": pixelate,
+def mixup(images: Images, labels: NDArray[np.int64], rng: np.random.Generator) -> Images:
+    """The mean of each image (N,H,W,C) and one of another class, drawn uniformly.
+
+    ValueError where all images are of one class.
+    """
+    partners = np.empty(len(images), np.int64)
+    for label in np.unique(labels):
+        own, others = np.flatnonzero(labels == label), np.flatnonzero(labels != label)
+        if len(others) == 0:
+            raise ValueError(f"mixup: all images have the label {label}; it needs two classes")
+        partners[own] = rng.choice(others, len(own))
+    return ((images.astype(np.uint16) + images[partners] + 1) // 2).astype(np.uint8)
+
+
+def quarter_turn(images: Images, rng: np.random.Generator) -> Images:
+    """Turn each image (N,H,W,C) by 90 degrees, to the left or to the right.
+
+    Of an image that is not square, the square in the middle turns.
+    """
+    side = min(images.shape[1:3])
+    top, left = (images.shape[1] - side) // 2, (images.shape[2] - side) // 2
+    turned = images.copy()
+    square = images[:, top : top + side, left : left + side]
+    to_left = rng.integers(0, 2, len(images)).astype(bool)[:, None, None, None]
+    turned[:, top : top + side, left : left + side] = np.where(
+        to_left, np.rot90(square, 1, (1, 2)), np.rot90(square, 3, (1, 2))
+    )
+    return turned
+
+
+def phase_scramble(images: Images, rng: np.random.Generator) -> Images:
+    """Random phases for the Fourier transform of each image (N,H,W,C), the same in all channels.
+
+    The phases are those of white noise, so that the result is real; mean and amplitudes stay,
+    but for the clipping to 0..255.
+    """
+    noise = np.fft.fft2(rng.normal(size=images.shape[:3]), axes=(1, 2))
+    phases = np.exp(1j * np.angle(noise))[..., None]
+    phases[:, 0, 0] = 1  # the mean
+    spectrum = np.fft.fft2(images.astype(np.float64), axes=(1, 2))
+    scrambled = np.fft.ifft2(spectrum * phases, axes=(1, 2)).real
+    return np.clip(scrambled, 0, 255).round().astype(np.uint8)
+
+
+def invert(images: Images, rng: np.random.Generator) -> Images:
+    """255 minus each value; nothing is drawn."""
+    return 255 - images
+
+
+def _of_pixels(
+    make: Callable[[Images, np.random.Generator], Images],
+) -> Callable[[ImageSet, np.random.Generator], Images]:
+    """A generator that needs no labels, called like one that does."""
+    return lambda id_images, rng: make(id_images.inputs, rng)
+
+
+PROXIES: dict[str, Callable[[ImageSet, np.random.Generator], Images]] = {
+    "jigsaw": _of_pixels(jigsaw),
+    "pixelate": _of_pixels(pixelate),
+    "mixup": lambda id_images, rng: mixup(id_images.inputs, id_images.labels, rng),
+    "quarter_turn": _of_pixels(quarter_turn),
+    "phase_scramble": _of_pixels(phase_scramble),
+    "invert": _of_pixels(invert),
 }
 
 
 def proxy_outliers(id_images: ImageSet, kinds: tuple[str, ...], seed: int) -> dict[str, ImageSet]:
-    """Proxy outliers made from ID images, by name; ValueError if unknown."""
+    """Proxy outliers made from ID images, by name; ValueError if unknown.
+
+    One random stream serves all kinds in the order given.
+    """
     unknown = set(kinds) - set(PROXIES)
     if unknown:
         raise ValueError(f"unknown proxy outliers {sorted(unknown)}; choose of {sorted(PROXIES)}")
@@ -91,7 +163,7 @@ def proxy_outliers(id_images: ImageSet, kinds: tuple[str, ...], seed: int) -> di
         kind: replace(
             id_images,
             name=kind,
-            images=np.ascontiguousarray(PROXIES[kind](id_images.images, rng)),
+            inputs=np.ascontiguousarray(PROXIES[kind](id_images, rng)),
             labels=unlabelled,
             origin=f"{kind} of {id_images.name}, seed {seed}",
         )
@@ -99,7 +171,8 @@ def proxy_outliers(id_images: ImageSet, kinds: tuple[str, ...], seed: int) -> di
     }
 
 
-def _through_jpeg(image: Images, quality: int) -> Images:
+def through_jpeg(image: Images, quality: int) -> Images:
+    """One image (H, W, C), C 1 or 3, through Pillow's JPEG encoder and back."""
     buffer = io.BytesIO()
     Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(
         buffer, "JPEG", quality=quality

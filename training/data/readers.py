@@ -3,8 +3,11 @@
 from collections.abc import Callable
 
 from training.data.derived import read_noise
+from training.data.derived_texts import TokenNoise, read_token_noise
 from training.data.image_set import ImageSet
+from training.data.raw_texts import RawTexts
 from training.data.sources import read_folder, read_idx, read_npz, read_torchvision
+from training.data.text_sources import read_csv, read_fasta, read_jsonl, read_text_folder
 
 SOURCES: dict[str, Callable[..., ImageSet]] = {
     "folder": read_folder,
@@ -12,4 +15,12 @@ SOURCES: dict[str, Callable[..., ImageSet]] = {
     "noise": read_noise,
     "npz": read_npz,
     "torchvision": read_torchvision,
+}
+
+TEXT_SOURCES: dict[str, Callable[..., RawTexts | TokenNoise]] = {
+    "csv": read_csv,
+    "fasta": read_fasta,
+    "folder": read_text_folder,
+    "jsonl": read_jsonl,
+    "noise_tokens": read_token_noise,
 }

@@ -1,40 +1,46 @@
 """Which data plays which part.  The ID roles are disjoint; test-OOD tunes nothing.
 
 train-ID   weights and class statistics
-dev-ID     standardisation of ensembles; proxy outliers are made from it
-cal-ID     thresholds and p-values, nothing else
+dev-ID     standardisation of ensembles, temperatures, steps of gradient detectors; proxy outliers
+           are made from it
+cal-ID     thresholds and p-values; nothing is fitted on it
 test-ID    reported; the data set's own test part
 test-OOD   reported
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
-from service.bundle import ImageInput
-from training.config import DataConfig, Sources, expand_variables
-from training.data.derived import proxy_outliers, reencode_jpeg
-from training.data.image_set import DataError, DataUnavailable, ImageSet
-from training.data.readers import SOURCES
+from service.bundle import ImageInput, TextInput
+from training.config import DataConfig, SourceConfig, TextConfig, expand_variables
+from training.data.image_set import ImageSet
+from training.data.input_set import DataError, DataUnavailable, InputSet
+from training.data.loaders import ImageLoader, Loader, P, Part, TextLoader, loader_of
 from training.progress import say
 
 _SPLIT_STREAM = 1  # the split's own random stream, apart from weights and shuffling
-_REPORT_SEED = 0
-CONTROL = "id_reencoded"
 
 
 @dataclass(frozen=True)
 class Roles:
     """Every set of one run.  `missing`: test-OOD set -> why it is not here."""
 
-    train_id: ImageSet
-    dev_id: ImageSet
-    cal_id: ImageSet
-    test_id: ImageSet
-    test_ood: dict[str, ImageSet]
-    controls: dict[str, ImageSet]
-    proxies: dict[str, ImageSet]
+    train_id: InputSet
+    dev_id: InputSet
+    cal_id: InputSet
+    test_id: InputSet
+    test_ood: dict[str, InputSet]
+    controls: dict[str, InputSet]
+    proxies: dict[str, InputSet]
     missing: dict[str, str]
+    spec: ImageInput | TextInput  # what a classifier of these inputs reads
+    tokenizer: Tokenizer | None  # of texts
+    remarks: tuple[str, ...]  # what the reading has to say, for the report
 
     def fingerprints(self) -> dict[str, str]:
         id_sets = {
@@ -44,68 +50,103 @@ class Roles:
             "test_id": self.test_id,
         }
         sets = id_sets | {f"test_ood/{name}": s for name, s in self.test_ood.items()}
-        return {role: images.fingerprint() for role, images in sets.items()}
+        return {role: part.fingerprint() for role, part in sets.items()}
 
-    def duplicates(self) -> int:
-        """Test-ID images whose exact pixels also occur in train-ID."""
-        seen = {image.tobytes() for image in self.train_id.images}
-        return sum(image.tobytes() in seen for image in self.test_id.images)
+    def duplicates(self) -> dict[str, int]:
+        """Inputs of dev-ID, cal-ID and test-ID that also occur, value for value, in train-ID."""
+        seen = set(self.train_id.contents())
+        held_out = {"dev-ID": self.dev_id, "cal-ID": self.cal_id, "test-ID": self.test_id}
+        return {
+            role: sum(given in seen for given in part.contents()) for role, part in held_out.items()
+        }
+
+    def class_counts(self) -> dict[str, int]:
+        """train-ID inputs of every class, the most frequent one first."""
+        counts = np.bincount(self.train_id.labels, minlength=len(self.train_id.class_names))
+        order = np.argsort(-counts, kind="stable")
+        return {self.train_id.class_names[index]: int(counts[index]) for index in order}
 
     def counts(self) -> dict[str, int]:
-        """Images of every set, by role or name."""
+        """Inputs of every set, by role or name."""
         id_sets = (self.train_id, self.dev_id, self.cal_id)
         sets = {s.name: len(s) for s in id_sets} | {"test_id": len(self.test_id)}
         return sets | {name: len(s) for name, s in (self.test_ood | self.controls).items()}
 
 
-def load_roles(config: DataConfig, spec: ImageInput, seed: int) -> Roles:
+def load_roles(config: DataConfig, form: ImageInput | TextConfig | TextLoader, seed: int) -> Roles:
     """Read and cut.  DataUnavailable if ID data is absent, DataError if its labels do not fit; an
-    absent OOD set is noted."""
-    whole = load_first("train", config.train, spec)
-    test = load_first("test_id", config.test, spec)
-    held_out = config.dev_count + config.cal_count
-    if len(whole) <= 2 * held_out:
-        raise DataUnavailable(
-            f"train has {len(whole)} images; dev_count + cal_count = {held_out} would leave "
-            "less than half of them for training"
-        )
-    if whole.class_names != test.class_names:
-        raise DataError(
-            f"train has the classes {whole.class_names}, test {test.class_names}: a label would "
-            "mean two things"
-        )
-    for part in (whole, test):
-        if (part.labels < 0).any() or part.labels.max() >= len(part.class_names):
-            raise DataError(f"{part.name}: an image has no label among {part.class_names}")
-    order = np.random.default_rng([seed, _SPLIT_STREAM]).permutation(len(whole))
-    dev, cal, train = np.split(order, [config.dev_count, held_out])
-    dev_id = whole.take(dev, "dev_id")
-    test_ood: dict[str, ImageSet] = {}
+    absent OOD set is noted.  A TextLoader brings the tokenizer of a bundle."""
+    loader = form if isinstance(form, TextLoader) else loader_of(form)
+    return _cut(config, loader, seed)
+
+
+def _cut(config: DataConfig, loader: Loader[Any], seed: int) -> Roles:
+    whole = loader.cleaned(load_first("train", config.train, loader))
+    _check_labels(whole)
+
+    def beside(name: str, sources: Sequence[SourceConfig]) -> Any:
+        """A part of its own, its labels those of train."""
+        part = loader.aligned(loader.cleaned(load_first(name, sources, loader)), whole)
+        _check_labels(part)
+        return part
+
+    order = _order(config, loader, len(whole), seed)
+    raw_train = whole.take(order.train, "train_id")
+    if config.held_out:
+        held_out = beside("held_out", config.held_out)
+        dev, cal = _order_held_out(config, loader, len(held_out), seed)
+    else:
+        held_out, dev, cal = whole, order.dev, order.cal
+    raw_dev, raw_cal = held_out.take(dev, "dev_id"), held_out.take(cal, "cal_id")
+    if config.test_count is None:
+        raw_test = beside("test_id", config.test)
+    else:
+        raw_test = whole.take(order.test, "test_id")
+    spec = loader.learn(raw_train)
+    test_ood: dict[str, InputSet] = {}
     missing: dict[str, str] = {}
     for name, sources in config.test_ood.items():
         try:
-            test_ood[name] = load_first(name, sources, spec)
+            test_ood[name] = loader.inputs(load_first(name, sources, loader))
         except DataUnavailable as exc:
             missing[name] = str(exc)
             say(f"not evaluated: {exc}")
+    controls, proxies = loader.controls(raw_test), loader.proxies(raw_dev, config.proxy_ood)
     return Roles(
-        train_id=whole.take(train, "train_id"),
-        dev_id=dev_id,
-        cal_id=whole.take(cal, "cal_id"),
-        test_id=test,
+        train_id=loader.inputs(raw_train),
+        dev_id=loader.inputs(raw_dev),
+        cal_id=loader.inputs(raw_cal),
+        test_id=loader.inputs(raw_test),
         test_ood=test_ood,
-        controls={CONTROL: reencode_jpeg(test)},
-        proxies=proxy_outliers(dev_id, config.proxy_ood, _REPORT_SEED),
+        controls={name: loader.inputs(part) for name, part in controls.items()},
+        proxies={name: loader.inputs(part) for name, part in proxies.items()},
         missing=missing,
+        spec=spec,
+        tokenizer=loader.known[0] if isinstance(loader, TextLoader) and loader.known else None,
+        remarks=tuple(loader.remarks),
     )
 
 
-def load_first(name: str, sources: Sources, spec: ImageInput) -> ImageSet:
+def load_test_id(config: DataConfig, spec: ImageInput, seed: int) -> ImageSet:
+    """Images of test-ID alone, cut out of train only where it must be; errors as `load_roles`."""
+    loader = ImageLoader(spec)
+    if config.test_count is None:
+        test = load_first("test_id", config.test, loader)
+    else:
+        whole = load_first("train", config.train, loader)
+        test = whole.take(_order(config, loader, len(whole), seed).test, "test_id")
+    _check_labels(test)
+    return test
+
+
+def load_first(name: str, sources: Sequence[SourceConfig], loader: Loader[P]) -> P:
     """The first source that is on this machine; DataUnavailable lists why none is."""
     reasons = []
     for source in sources:
-        if source.source not in SOURCES:
-            raise ValueError(f"{name}: no source {source.source!r}; choose of {sorted(SOURCES)}")
+        if source.source not in loader.sources:
+            raise ValueError(
+                f"{name}: no source {source.source!r}; choose of {sorted(loader.sources)}"
+            )
         arguments = source.arguments
         if "path" in arguments:
             path = expand_variables(arguments["path"])
@@ -114,12 +155,64 @@ def load_first(name: str, sources: Sources, spec: ImageInput) -> ImageSet:
                 continue
             arguments["path"] = path
         try:
-            found = SOURCES[source.source](name, spec, **arguments)
+            found = loader.read(name, source.source, arguments)
         except DataUnavailable as exc:
             reasons.append(str(exc))
             continue
         except TypeError as exc:
             raise ValueError(f"{name}: source {source.source}: {exc}") from exc
-        say(f"{name}: {len(found)} images from {found.origin}")
+        say(f"{name}: {len(found)} {loader.kind} from {found.origin}")
         return found
     raise DataUnavailable(f"{name}: no source is available: " + "; ".join(reasons))
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Which of train's inputs play which part."""
+
+    dev: NDArray[np.int64]
+    cal: NDArray[np.int64]
+    test: NDArray[np.int64]
+    train: NDArray[np.int64]
+
+
+def _order(config: DataConfig, loader: Loader[P], count: int, seed: int) -> _Order:
+    names = ["test_count"] if config.held_out else ["dev_count", "cal_count", "test_count"]
+    counts = [
+        0 if config.held_out else config.dev_count,
+        0 if config.held_out else config.cal_count,
+    ]
+    counts.append(config.test_count or 0)
+    if count <= 2 * sum(counts):
+        raise DataUnavailable(
+            f"train has {count} {loader.kind}; {' + '.join(names)} = {sum(counts)} would leave "
+            "less than half of them for training"
+        )
+    return _Order(*np.split(_shuffled(count, seed), np.cumsum(counts)))
+
+
+def _order_held_out(
+    config: DataConfig, loader: Loader[P], count: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of held_out's inputs are dev-ID and cal-ID; what is left plays no part."""
+    ends = [config.dev_count, config.dev_count + config.cal_count]
+    if count < ends[1]:
+        raise DataUnavailable(
+            f"held_out has {count} {loader.kind}, fewer than dev_count + cal_count = {ends[1]}"
+        )
+    dev, cal, _ = np.split(_shuffled(count, seed), ends)
+    return dev, cal
+
+
+def _shuffled(count: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, _SPLIT_STREAM]).permutation(count)
+
+
+def _check_labels(part: Part) -> None:
+    if (part.labels < 0).any() or part.labels.max() >= len(part.class_names):
+        raise DataError(f"{part.name}: an input has no label among {part.class_names}")
+    if len(part.class_names) < 2:
+        raise DataError(
+            f"{part.name}: has the classes {list(part.class_names)}; a classifier tells at least "
+            "two apart"
+        )

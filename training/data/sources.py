@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.bundle import ImageInput, to_model_pixels
-from training.data.image_set import DataUnavailable, ImageSet
+from training.data.image_set import ImageSet
+from training.data.input_set import DataUnavailable
 from training.progress import track
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
