@@ -1,5 +1,14 @@
 """Scores made of other scores."""
 
-from training.combiners.ensemble import Ensemble, EnsembleFitError, learn_weights
+from training.combiners.ensemble import FEWEST_P_VALUES, Ensemble, EnsembleFitError, learn_weights
+from training.combiners.rules import RULES, Rule, Standardisation
 
-__all__ = ["Ensemble", "EnsembleFitError", "learn_weights"]
+__all__ = [
+    "FEWEST_P_VALUES",
+    "RULES",
+    "Ensemble",
+    "EnsembleFitError",
+    "Rule",
+    "Standardisation",
+    "learn_weights",
+]

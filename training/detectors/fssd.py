@@ -3,16 +3,16 @@
 Source: Huang et al. 2020, arXiv:2012.12682.  Higher = more OOD.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from training.classifier import Classifier
+from training.classifier import Classifier, ImageClassifier
 from training.detectors.gaussian import ClassMoments, nearest_class_distance
 from training.detectors.protocol import Detector, FitError
-from training.outputs import Outputs
+from training.outputs import Outputs, layer_suffixes
 
 NoiseMode = Literal["pixels", "normalised"]
 _PROBE_BATCH = 100
@@ -28,8 +28,9 @@ class Fssd(Detector):
     `fssd_density` (ours) needs no OOD: squared Mahalanobis distance of the vector of
     log-distances to the nearest class, one covariance shared by the classes.
 
-    noise_mode `pixels`: raw pixels U{0..255}, through the normalisation; `normalised`: the
-    released code's U{0..254} mapped to (v - 127.5) / 255 and fed as normalised input.
+    noise_mode `pixels`: raw pixels U{0..255}, through the normalisation, and of texts token ids
+    uniform over the vocabulary; `normalised`, images only: the released code's U{0..254} mapped
+    to (v - 127.5) / 255 and fed as normalised input.
     """
 
     cost = "layers"
@@ -59,6 +60,9 @@ class Fssd(Detector):
         self.noise_seed = noise_seed
         self.shrinkage = shrinkage
         self._moments = ClassMoments()
+
+    def suffixes(self, layers: Sequence[str], penultimate: str) -> tuple[str, ...]:
+        return (*layer_suffixes(layers, penultimate), "_density")
 
     @torch.no_grad()
     def prepare(self, classifier: Classifier) -> None:
@@ -107,22 +111,21 @@ class Fssd(Detector):
 
     def _distances(self, outputs: Outputs) -> dict[str, Tensor]:
         return {
-            layer: _norm(tap - self.fitted(f"center_{layer}"))
+            layer: flat_norm(tap - self.fitted(f"center_{layer}"))
             for layer, tap in outputs.taps.items()
         }
 
     def _noise_taps(self, classifier: Classifier) -> Iterator[dict[str, Tensor]]:
         generator = torch.Generator().manual_seed(self.noise_seed)
-        spec = classifier.spec
         device = classifier.device
-
         for start in range(0, self.noise_count, _PROBE_BATCH):
             count = min(_PROBE_BATCH, self.noise_count - start)
             if self.noise_mode == "pixels":
-                shape = (count, spec.height, spec.width, spec.channels)
-                noise = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-                yield classifier(noise.to(device)).taps
+                yield classifier(classifier.noise(count, generator).to(device)).taps
+            elif not isinstance(classifier, ImageClassifier):
+                raise FitError("fssd: normalised noise is made of pixels; leave noise_mode out")
             else:
+                spec = classifier.spec
                 shape = (count, spec.channels, spec.height, spec.width)
                 values = torch.randint(0, 255, shape, generator=generator).float()
                 yield classifier.from_normalised(((values - 127.5) / 255).to(device)).taps
@@ -133,13 +136,13 @@ def _log_vector(distances: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(distances.values()), dim=1).clamp(min=_SMALLEST_DISTANCE).log()
 
 
-def _norm(gaps: Tensor) -> Tensor:
-    """(B, ...) -> Euclidean norm over all but the first dimension (B,).
+def flat_norm(gaps: Tensor) -> Tensor:
+    """(B, C, H, W) or (B, D) -> Euclidean norm over all but the first dimension (B,).
 
-    Summed over the last dimension, then the one before, and so on: the float32 error grows
-    with the longest dimension instead of with their product.
+    Of a map summed first over space, then over the channels: the float32 error grows with the
+    larger of the two counts instead of with their product.
     """
     squares = gaps.square()
-    while squares.dim() > 1:
-        squares = squares.sum(dim=-1)
-    return squares.sqrt()
+    if squares.dim() == 4:
+        squares = squares.sum(dim=(2, 3))
+    return squares.sum(dim=1).sqrt()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from training.detectors.protocol import Detector
+from training.detectors.vectors import gaps_to_largest
 from training.outputs import Outputs
 
 
@@ -21,5 +22,4 @@ class Msp(Detector):
 
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
         """Logits (B, K) -> msp (B,)."""
-        descending = torch.topk(outputs.logits, outputs.logits.shape[1], dim=1).values
-        return {"msp": torch.logsumexp(descending[:, 1:] - descending[:, :1], dim=1)}
+        return {"msp": torch.logsumexp(gaps_to_largest(outputs.logits), dim=1)}

@@ -1,5 +1,6 @@
 """What every detector is.  Scores: higher = more OOD, without exception."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -20,9 +21,14 @@ class NotFitted(Exception):
 class Detector(nn.Module):
     """Fitted in one streaming pass, scores per input, exported as part of the graph.
 
-    prepare(classifier)       look at the network itself (noise probes); forgets earlier fits
+    suffixes, check_network   what is known before anything is trained
+    prepare(classifier)       look at the network itself (noise probes, the head's weights);
+                              forgets earlier fits
     observe(outputs, labels)  once a batch of un-augmented train-ID; accumulates in float64
-    finish()                  turn what was seen into buffers
+    observe_held_out(...)     then once a batch of dev-ID, for what train-ID would flatter
+    finish()                  turn what was seen into buffers; FitError where the network or the
+                              data cannot support the detector
+    remarks()                 what the report must say of this fit, read off the buffers
     forward(outputs)          score name -> (B,), float32; reads nothing but its arguments
 
     Fitted state is buffers only, so `state_dict` holds all of it and `restore` brings it back.
@@ -32,14 +38,29 @@ class Detector(nn.Module):
     reference: ClassVar[str]  # arXiv number
     summary: ClassVar[str]  # one sentence for the report: what it measures, what it needs
 
+    def suffixes(self, layers: Sequence[str], penultimate: str) -> tuple[str, ...]:
+        """What follows the registry's name in the names of the scores, in their order; known
+        before any fit."""
+        return ("",)
+
+    def check_network(self, outputs: Outputs) -> None:
+        """FitError where an untrained network's outputs show that it cannot support this."""
+
     def prepare(self, classifier: Classifier) -> None:
         """Nothing to look at, unless a detector says otherwise."""
 
     def observe(self, outputs: Outputs, labels: Tensor) -> None:
         """Nothing to accumulate, unless a detector says otherwise."""
 
+    def observe_held_out(self, outputs: Outputs, labels: Tensor) -> None:
+        """Nothing to learn from held-out ID data, unless a detector says otherwise."""
+
     def finish(self) -> None:
         """Nothing to estimate, unless a detector says otherwise."""
+
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences for the report where an assumption of the detector hardly holds."""
+        return ()
 
     def hyperparameters(self) -> dict[str, float | int | str]:
         """What the manifest records."""
@@ -59,3 +80,7 @@ class Detector(nn.Module):
         if value is None:
             raise NotFitted(f"{type(self).__name__} has no {name} yet; fit it first")
         return value
+
+    def noted(self, name: str) -> Tensor | None:
+        """A buffer that remarks alone read; None before `finish`, and in older bundles."""
+        return self._buffers.get(name)
