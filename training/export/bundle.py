@@ -9,10 +9,13 @@ import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 
 from service.bundle import (
     FORWARD,
@@ -24,6 +27,7 @@ from service.bundle import (
     GoldenTolerance,
     Manifest,
     Provenance,
+    VariantSpec,
     find_bundles,
     publish,
     sha256_of,
@@ -34,17 +38,36 @@ from service.bundle import (
 )
 from training.config import RunConfig
 from training.evaluation.calibration import acceptance_interval
+from training.export.gradient_graph import export_gradient_graph
 from training.export.graph import export_graph
 from training.export.onnx_network import open_network
-from training.export.parity import check_parity
+from training.export.parity import GRADIENT_TOLERANCE, RELATIVE_TOLERANCE, check_parity
+from training.export.shared_weights import share_weights
 from training.fitting import Network, SetScores, torch_network
-from training.scorer import SCORE_PREFIX, Scorer
+from training.graph_detectors import GradientDetector
+from training.progress import track
+from training.scorer import SCORE_PREFIX
+from training.side_scorer import Scorers, SideScorer
 
 CHECKPOINT = "checkpoint.safetensors"
 FIT = "fit.safetensors"
+TOKENIZER = "tokenizer.json"
 # float32 on another processor rounds otherwise; a damaged weight moves scores far more
 GOLDEN_TOLERANCE = GoldenTolerance(absolute=2e-3, relative=1e-3)
-_LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "numpy", "pillow")
+# single pixels step the other way where a gradient is all but zero
+GRADIENT_GOLDEN_TOLERANCE = GoldenTolerance(absolute=2e-2, relative=2e-2)
+_LIBRARIES = (
+    *("torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "numpy", "pillow"),
+    "tokenizers",
+)
+
+
+@dataclass(frozen=True)
+class GoldenInputs:
+    """raw: what golden.npz holds, images or texts; inputs: the same as the graphs read them."""
+
+    raw: NDArray[np.uint8] | NDArray[np.str_]
+    inputs: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -55,51 +78,85 @@ class BundleParts:
     class_names: tuple[str, ...]
     fingerprints: dict[str, str]
     duration_seconds: float
+    tokenizer: Tokenizer | None = None  # of texts
 
 
-def write_graph(scorer: Scorer, config: RunConfig, golden: NDArray[np.uint8], to: Path) -> Network:
-    """Export forward.onnx, state and golden outputs into the folder; return the open graph.
+def write_graphs(
+    scorers: Scorers, config: RunConfig, golden: GoldenInputs, to: Path
+) -> list[Network]:
+    """Export every graph, state and golden outputs into the folder; return the open graphs.
 
     Raises ParityError before anything else is written if ONNX and torch disagree.
     """
-    graph = to / FORWARD
-    export_graph(scorer, config.input, graph)
-    network = open_network(graph)
-    outputs = network(golden)
-    check_parity(torch_network(scorer)(golden), outputs)
-    write_golden(to, Golden(golden, outputs))
-    save_file(scorer.classifier.backbone.state_dict(), to / CHECKPOINT)
-    fitted = {
-        name: value
-        for name, value in scorer.state_dict().items()
-        if name.startswith(("detectors.", "ensembles."))
+    spec = scorers.classifier.spec
+    paths = [to / FORWARD]
+    export_graph(scorers.forward, spec, paths[0])
+    for side in track(scorers.sides, "exporting graphs"):
+        path = to / side.detector.graph
+        if isinstance(side.detector, GradientDetector):
+            export_gradient_graph(side, spec, path, config.gradient_lowering)
+        else:
+            export_graph(side, spec, path)
+        paths.append(path)
+    _save(scorers.classifier.backbone.state_dict(), to / CHECKPOINT)
+    fitted = _fitted(scorers.forward, "")
+    for side in scorers.sides:
+        fitted |= _fitted(side, f"{side.detector.name}.")
+    _save(fitted, to / FIT)
+    share_weights(paths, [to / CHECKPOINT, to / FIT])
+    networks = [open_network(path) for path in paths]
+    outputs: dict[str, NDArray[np.float32]] = {}
+    for network, part in zip(networks, (scorers.forward, *scorers.sides), strict=True):
+        gradient = isinstance(part, SideScorer) and isinstance(part.detector, GradientDetector)
+        tolerance = GRADIENT_TOLERANCE if gradient else RELATIVE_TOLERANCE
+        found = network(golden.inputs)
+        check_parity(torch_network(part)(golden.inputs), found, tolerance)
+        outputs |= found
+    write_golden(to, Golden(golden.raw, outputs))
+    return networks
+
+
+def _fitted(part: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """The state of detectors and ensembles, not of the network."""
+    return {
+        prefix + name: value
+        for name, value in part.state_dict().items()
+        if name.startswith(("detectors.", "detector.", "ensembles."))
     }
-    save_file({name: value.contiguous() for name, value in fitted.items()}, to / FIT)
-    return network
+
+
+def _save(state: dict[str, Tensor], path: Path) -> None:
+    save_file({name: value.contiguous().clone() for name, value in state.items()}, path)
 
 
 def publish_bundle(
     folder: Path,
     repository: Path,
-    scorer: Scorer,
+    scorers: Scorers,
     calibration: SetScores,
     parts: BundleParts,
+    variants: tuple[VariantSpec, ...] = (),
 ) -> BundleRef:
     """Calibrate, digest every file of the folder, write the manifest, publish."""
     config = parts.config
+    if parts.tokenizer is not None:
+        parts.tokenizer.save(str(folder / TOKENIZER))
     write_calibration(folder, {name: np.sort(s) for name, s in calibration.scores.items()})
-    specs = detector_specs(scorer, calibration, config.id_acceptance)
+    specs = detector_specs(scorers, calibration, config.id_acceptance)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=config.name,
         version=str(next_version(repository, config.name)),
-        modality="image",
+        modality=config.modality,
         description=config.description,
-        input=config.input,
+        input=scorers.classifier.spec,
         class_names=parts.class_names,
         detectors=specs,
         policy=DecisionPolicy(primary=config.primary),
         golden_tolerance=GOLDEN_TOLERANCE,
+        gradient_tolerance=(
+            GRADIENT_GOLDEN_TOLERANCE if any(s.cost == "gradient" for s in specs) else None
+        ),
         files={
             file.relative_to(folder).as_posix(): sha256_of(file)
             for file in sorted(folder.rglob("*"))
@@ -113,16 +170,18 @@ def publish_bundle(
             seed=config.seed,
             duration_seconds=round(parts.duration_seconds, 1),
         ),
+        variants=variants,
     )
     write_manifest(folder, manifest)
     return publish(folder, repository, config.name)
 
 
 def detector_specs(
-    scorer: Scorer, calibration: SetScores, id_acceptance: float
+    scorers: Scorers, calibration: SetScores, id_acceptance: float
 ) -> tuple[DetectorSpec, ...]:
-    """One manifest entry for every score of the graph."""
-    described = scorer.describe()
+    """One manifest entry for every score of every graph."""
+    described = scorers.describe()
+    graphs = scorers.graph_of()
     specs = []
     for name, scores in calibration.scores.items():
         description = described[name]
@@ -131,7 +190,7 @@ def detector_specs(
             DetectorSpec(
                 name=name,
                 output=SCORE_PREFIX + name,
-                graph=FORWARD,
+                graph=graphs[name],
                 cost=description.cost,
                 hyperparameters=dict(description.hyperparameters),
                 threshold=threshold_at(ordered, id_acceptance),

@@ -1,7 +1,7 @@
-"""torch module -> ONNX graph with a dynamic batch.
+"""torch module -> ONNX graph with a dynamic batch, and of texts a dynamic length.
 
-Opset 20; the module must take uint8 pixels (N, H, W, C) and return a dict of tensors whose
-first dimension is N.
+Opset 20; the module must take uint8 pixels (N, H, W, C) or int64 token ids (N, L) and return a
+dict of tensors whose first dimension is N.
 """
 
 import warnings
@@ -11,18 +11,28 @@ import onnx
 import torch
 from torch import nn
 
-from service.bundle import ImageInput
+from service.bundle import TextInput
+from training.classifier import InputSpec, example_inputs
+from training.export.fusion import fuse
 
-INPUT = "pixels"
-# A batch size equal to no other dimension, so that the exporter cannot mistake one for it.
+PIXELS, TOKENS = "pixels", "tokens"
+# Sizes equal to no other dimension, so that the exporter cannot mistake one for them.
 _EXAMPLE_BATCH = 13
+_EXAMPLE_LENGTH = 17
 _OPSET = 20
 
 
-def export_graph(module: nn.Module, spec: ImageInput, path: Path) -> None:
+def input_name(spec: InputSpec) -> str:
+    """What a graph calls its input."""
+    return TOKENS if isinstance(spec, TextInput) else PIXELS
+
+
+def export_graph(module: nn.Module, spec: InputSpec, path: Path) -> None:
     """Write one self-contained ONNX file and check it against the ONNX specification."""
-    example = torch.zeros(_EXAMPLE_BATCH, spec.height, spec.width, spec.channels, dtype=torch.uint8)
-    example.random_(0, 256, generator=torch.Generator().manual_seed(0))
+    example = example_inputs(spec, _EXAMPLE_BATCH, _EXAMPLE_LENGTH)
+    dynamic = {0: torch.export.Dim("N", min=1)}
+    if isinstance(spec, TextInput):
+        dynamic[1] = torch.export.Dim("L", min=1)
     module = module.eval()
     with torch.no_grad():
         names = list(module(example))
@@ -33,13 +43,14 @@ def export_graph(module: nn.Module, spec: ImageInput, path: Path) -> None:
             module,
             (example,),
             dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
-            input_names=[INPUT],
+            dynamic_shapes=(dynamic,),
+            input_names=[input_name(spec)],
             output_names=names,
             opset_version=_OPSET,
             verbose=False,
         )
     assert program is not None  # noqa: S101  (only None without dynamo)
+    fuse(program.model)
     program.save(str(path), external_data=False)
     model = onnx.load(path)
     _forget_sources(model)

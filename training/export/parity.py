@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 
 # torch and ONNX reorder float32 sums; measured differences stay under 2e-5
 RELATIVE_TOLERANCE = 1e-4
+# where a gradient is zero but for rounding, its sign is chance and the step differs in a pixel
+GRADIENT_TOLERANCE = 1e-2
 
 Values = dict[str, NDArray[np.float32]]
 
@@ -25,15 +27,17 @@ def relative_gap(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> 
     return float((np.abs(actual - wanted) / scale).max())
 
 
-def check_parity(expected: Values, actual: Values) -> dict[str, float]:
-    """Relative gap of every output; ParityError names the first beyond 1e-4."""
+def check_parity(
+    expected: Values, actual: Values, tolerance: float = RELATIVE_TOLERANCE
+) -> dict[str, float]:
+    """Relative gap of every output; ParityError names the first beyond the tolerance."""
     if set(expected) != set(actual):
         raise ParityError(f"outputs differ: {sorted(set(expected) ^ set(actual))}")
     gaps = {name: relative_gap(expected[name], actual[name]) for name in expected}
     for name, gap in gaps.items():
-        if not gap <= RELATIVE_TOLERANCE:
+        if not gap <= tolerance:
             raise ParityError(
                 f"{name}: the exported graph is off by {gap:.2e} relative to torch, "
-                f"limit {RELATIVE_TOLERANCE:.0e}"
+                f"limit {tolerance:.0e}"
             )
     return gaps
