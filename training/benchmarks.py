@@ -1,130 +1,72 @@
 """Published experiments, run again: several seeds, our numbers beside the literature's."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from training.config import load_config
+from training.config_checks import check_config
 from training.data import load_roles
+from training.evaluation.by_seed import gather_by_seed, write_by_seed
+from training.evaluation.intervals import student_interval
 from training.evaluation.metrics import OodMetrics
-from training.evaluation.records import PUBLISHED_TOLERANCE, Published, Report, Row
+from training.evaluation.records import PUBLISHED_TOLERANCE, Report, Row
 from training.evaluation.report import write_report
 from training.fitting import torch_network
-from training.pipeline import check_names, score_roles, train_and_fit
+from training.pipeline import score_roles, train_and_fit
 from training.progress import say
 from training.reporting import build_report, collect_latents
 
-_FSSD_TABLE = "FSSD, arXiv:2012.12682, Fashion-MNIST against MNIST, LeNet"
-_TUNED = "The published layer weights were fitted on 500 samples of the OOD set that is reported; "
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A config of this package and, for (OOD set, detector), the published numbers."""
-
-    config: str
-    published: Mapping[tuple[str, str], tuple[Published, ...]]
-
-
-def _fssd_row(
-    auroc: float, aupr_in: float, fpr80: float, explanation: str
-) -> tuple[Published, ...]:
-    """Per cent, as printed -> records; `explanation` for every difference over 3 points."""
-    values = {"auroc": auroc, "aupr_in": aupr_in, "fpr80_id_side": fpr80}
-    return tuple(
-        Published(metric, value / 100, _FSSD_TABLE, explanation) for metric, value in values.items()
-    )
-
-
-BENCHMARKS: dict[str, Benchmark] = {
-    "fashion-mnist": Benchmark(
-        "fashion_mnist.toml",
-        {
-            ("mnist", "msp"): _fssd_row(
-                77.3,
-                79.2,
-                43.5,
-                "One published network; softmax confidence on MNIST moves by several points from "
-                "seed to seed (see the spread over seeds).",
-            ),
-            ("mnist", "mahalanobis_ensemble"): _fssd_row(
-                99.6, 99.7, 0.0, _TUNED + "ours are equal and see no OOD sample."
-            ),
-            ("mnist", "mahalanobis_ensemble_learnt"): _fssd_row(
-                99.6, 99.7, 0.0, _TUNED + "ours are fitted on jigsaw and pixelated ID images."
-            ),
-            ("mnist", "fssd_ensemble"): _fssd_row(
-                99.6,
-                99.7,
-                0.0,
-                _TUNED
-                + "they may be negative. Ours are equal and positive; where OOD lies farther from "
-                "the noise centre than ID, as in early layers (see fssd_conv1, fssd_conv2), "
-                "such a sum ranks it as ID.",
-            ),
-            ("mnist", "fssd_ensemble_learnt"): _fssd_row(
-                99.6,
-                99.7,
-                0.0,
-                _TUNED + "ours are fitted on jigsaw and pixelated ID images, which lie elsewhere "
-                "in the four distances than digits do: signs learnt on one kind of outlier do "
-                "not carry over in full.",
-            ),
-            ("mnist", "fssd_density"): _fssd_row(
-                99.6,
-                99.7,
-                0.0,
-                "Another reading of the same distances: a class-conditional Gaussian over their "
-                "logarithms, fitted on ID alone; no OOD sample shapes it.",
-            ),
-        },
-    )
+# name -> config of this package
+BENCHMARKS: dict[str, str] = {
+    "cifar10": "cifar10.toml",
+    "fashion-mnist": "fashion_mnist.toml",
+    "newsgroups": "newsgroups.toml",
+    "sequences": "sequences.toml",
 }
 
 
 def run_benchmark(name: str, seeds: tuple[int, ...], runs: Path, out: Path) -> Report:
-    """Train and score one network a seed; write report.json, report.html and plots to `out`.
+    """Train and score one network a seed; write report.json, report.html, plots, by_seed.json.
 
-    Every metric of the report is the mean over the seeds; ValueError on an unknown name.
+    Every metric of the report is the mean over the seeds, by_seed.json has those of each; both are
+    written anew after every seed.  ValueError on an unknown name.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"no benchmark {name!r}; choose of {sorted(BENCHMARKS)}")
     if not seeds:
         raise ValueError("at least one seed is needed")
-    benchmark = BENCHMARKS[name]
-    with resources.as_file(resources.files("training") / "configs" / benchmark.config) as path:
+    with resources.as_file(resources.files("training") / "configs" / BENCHMARKS[name]) as path:
         base = load_config(path)
-    check_names(base)
+    check_config(base)
     reports: list[Report] = []
     first = None
     for seed in seeds:
         config = base.model_copy(update={"seed": seed})
-        roles = load_roles(config.data, config.input, seed)
-        scorer, _ = train_and_fit(config, roles, runs)
-        scored = score_roles(torch_network(scorer), roles, config.id_acceptance)
+        roles = load_roles(config.data, config.form, seed)
+        scorers, _ = train_and_fit(config, roles, runs)
+        networks = [torch_network(part) for part in (scorers.forward, *scorers.sides)]
+        scored = score_roles(networks, roles, config)
         report = build_report(
             config,
-            scorer,
+            scorers,
             roles,
             scored.scores,
             scored.accuracy,
             bundle=f"benchmark {name}",
-            published=benchmark.published,
         )
         say(f"seed {seed}: test accuracy {100 * scored.accuracy:.2f} %")
         reports.append(report)
         if first is None:
-            first = (scored.scores, collect_latents(scorer, roles))
-    assert first is not None  # noqa: S101
-    report = mean_report(reports)
-    write_report(out, report, *first)
-    return report
+            first = (scored.scores, collect_latents(scorers, roles))
+        mean = mean_report(reports)
+        write_report(out, mean, *first)
+        write_by_seed(out, gather_by_seed(reports))
+    return mean_report(reports)
 
 
 def mean_report(reports: list[Report]) -> Report:
@@ -140,7 +82,7 @@ def mean_report(reports: list[Report]) -> Report:
                 row.ood_set,
                 row.detector,
                 metrics,
-                _seed_interval(aurocs) if len(reports) > 1 else row.auroc_interval,
+                student_interval(aurocs) if len(reports) > 1 else row.auroc_interval,
                 aurocs,
                 row.published,
             )
@@ -200,10 +142,3 @@ def _mean_metrics(metrics: list[OodMetrics]) -> OodMetrics:
         if field.name not in ("id_count", "ood_count", "threshold")
     }
     return replace(metrics[0], **means)
-
-
-def _seed_interval(values: tuple[float, ...]) -> tuple[float, float]:
-    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread
-    mean = float(np.mean(values))
-    return max(0.0, mean - half), min(1.0, mean + half)

@@ -11,7 +11,17 @@ from training.combiners import EnsembleFitError
 from training.config import ConfigError, load_config
 from training.data import DataError, DataUnavailable
 from training.detectors import FitError
+from training.evaluate import (
+    CORRUPTION_IMAGES,
+    evaluate_corruptions,
+    evaluate_sets,
+    open_bundle,
+    print_corruptions,
+    print_sets,
+)
 from training.export import ParityError
+from training.export.backward import UnsupportedOperator
+from training.export.int8 import NothingToQuantise
 from training.optimise import CheckpointMismatch
 from training.pipeline import run as run_pipeline
 from training.progress import say
@@ -32,7 +42,9 @@ _EXPECTED = (
     EnsembleFitError,
     FitError,
     FloatingPointError,
+    NothingToQuantise,
     ParityError,
+    UnsupportedOperator,
     ValueError,
 )
 
@@ -70,6 +82,53 @@ def benchmark(
         raise typer.BadParameter(f"{seeds!r} is no list of numbers", param_hint="--seeds") from exc
     print_comparison(run_benchmark(name, numbers, runs, folder))
     typer.echo(folder / "report.html")
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder, models/<name>/<version>")],
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="clean against corrupted test-ID instead")
+    ] = False,
+    ood: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER of images, as a further OOD set")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"images in each corruption cell; default {CORRUPTION_IMAGES}"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="default: runs/evaluations/...")] = None,
+) -> None:
+    """Measure a published bundle again; print the table and the path of the report.
+
+    Example: oodscore-train evaluate models/fashion-mnist/2 --corruptions
+
+    Without --corruptions: on the test sets of the bundle's own config, and on folders of yours.
+    """
+    if corruptions and ood:
+        raise typer.BadParameter("does not go with --corruptions", param_hint="--ood")
+    if limit is not None and not corruptions:
+        raise typer.BadParameter("goes with --corruptions only", param_hint="--limit")
+    named = [_named_folder(entry) for entry in ood or []]
+    folders = dict(named)
+    if len(folders) < len(named):
+        raise typer.BadParameter("a name stands twice", param_hint="--ood")
+    opened = open_bundle(bundle)
+    ending = "-corruptions" if corruptions else ""
+    name = opened.label.replace("/", "-") + ending
+    folder = out or Path("runs") / "evaluations" / name
+    if corruptions:
+        print_corruptions(evaluate_corruptions(opened, folder, limit or CORRUPTION_IMAGES))
+    else:
+        print_sets(evaluate_sets(opened, folders, folder))
+    typer.echo(folder / "report.html")
+
+
+def _named_folder(entry: str) -> tuple[str, Path]:
+    name, equals, folder = entry.partition("=")
+    if not (name and equals and folder):
+        raise typer.BadParameter(f"{entry!r} is not NAME=FOLDER", param_hint="--ood")
+    return name, Path(folder)
 
 
 def main() -> None:

@@ -7,11 +7,11 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from service.bundle import ImageInput
+from service.bundle import ImageInput, Modality
 
 
 class ConfigError(Exception):
@@ -38,24 +38,117 @@ class SourceConfig(BaseModel):
 Sources = Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
 
 
+class WordTokenizer(_Section):
+    """Words and single punctuation marks, in lower case and Unicode form NFC; the vocabulary is
+    made of train-ID: words that occur `min_count` times or more, the commonest ones."""
+
+    kind: Literal["word"]
+    largest_vocabulary: Annotated[int, Field(ge=1)] = 10_000  # without padding and unknown
+    min_count: Annotated[int, Field(ge=1)] = 2
+
+
+class SymbolTokenizer(_Section):
+    """Single characters, in upper case, white space left out; any other one is unknown."""
+
+    kind: Literal["symbols"]
+    symbols: Annotated[str, Field(min_length=1)]  # e.g. "ACGT"
+
+
+class FileTokenizer(_Section):
+    """An existing tokenizer.json, as of a pretrained encoder.
+
+    `largest_vocabulary`: of a WordPiece vocabulary only so many pieces stay; those that train-ID
+    is made of and single characters are among them, so that every text stays readable."""
+
+    kind: Literal["file"]
+    path: str
+    largest_vocabulary: Annotated[int, Field(ge=3)] | None = None
+    pad_token: str = "[PAD]"  # noqa: S105
+    unknown_token: str = "[UNK]"  # noqa: S105
+
+
+class TextConfig(_Section):
+    """How texts become token ids.  Only the first `max_tokens` of a text are read."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=4096)]
+    tokenizer: Annotated[
+        WordTokenizer | SymbolTokenizer | FileTokenizer, Field(discriminator="kind")
+    ]
+    # Of a text that stands in train, or in test, several times: all, or the first.
+    duplicates: Literal["drop", "keep"] = "drop"
+
+
 class DataConfig(_Section):
-    """train is cut into train-ID, dev-ID and cal-ID before anything is trained."""
+    """train is cut into train-ID, dev-ID and cal-ID before anything is trained; and into test-ID
+    as well where `test_count` stands in place of `test`.  dev-ID and cal-ID are drawn from
+    `held_out` instead where it is given: data sets that come with a validation part whose
+    inputs were gathered as those of the test were."""
 
     train: Sources
-    test: Sources
-    dev_count: Annotated[int, Field(ge=19)]  # standardises ensembles; nothing else
-    cal_count: Annotated[int, Field(ge=19)]  # thresholds and p-values; nothing else
+    held_out: tuple[SourceConfig, ...] = ()
+    test: tuple[SourceConfig, ...] = ()
+    test_count: Annotated[int, Field(ge=1)] | None = None
+    # Standardises ensembles; also fits what train-ID would flatter: temperatures, typical
+    # softmaxes, steps of gradient detectors, ranges of int8; proxy outliers are made of it.
+    dev_count: Annotated[int, Field(ge=19)]
+    cal_count: Annotated[int, Field(ge=19)]  # thresholds and p-values; nothing is fitted on it
     test_ood: dict[str, Sources]
     proxy_ood: tuple[str, ...] = ()  # made from dev-ID; for learnt weights only
 
+    @model_validator(mode="after")
+    def _one_test(self) -> Self:
+        if bool(self.test) == (self.test_count is not None):
+            raise ValueError("give either test, where test-ID comes from, or test_count, not both")
+        return self
+
+
+class Stage(_Section):
+    """From epoch `epoch` on (counted from 0), train on images of `side` x `side` pixels."""
+
+    epoch: Annotated[int, Field(ge=0)]
+    side: Annotated[int, Field(ge=8)]
+
+
+class Restart(_Section):
+    """Before epoch `epoch` (counted from 0) the cosine begins again, at `lr`."""
+
+    epoch: Annotated[int, Field(ge=1)]
+    lr: Annotated[float, Field(gt=0)]
+
 
 class OptimiserConfig(_Section):
-    name: Literal["adadelta", "sgd"]
+    """`schedule` steps: lr x decay_per_epoch after each epoch; cosine: from lr to 1e-6 over all
+    steps, or over each cycle that `restarts` make of them (SGDR, arXiv 1608.03983): a finished
+    run can be continued.  `stages`: smaller images first make early epochs cheaper, for networks
+    that take any size; none: always the input's own size.  `warmup`: the share of all steps
+    over which lr rises to the schedule's from 0.  `clip_norm`: gradients of all weights together
+    that are longer are shortened to it.  `like_lengths`: a batch takes texts of about the same
+    length, which saves computing on padding."""
+
+    name: Literal["adadelta", "adam", "adamw", "sgd"]
     lr: Annotated[float, Field(gt=0)]
+    schedule: Literal["steps", "cosine"] = "steps"
     decay_per_epoch: Annotated[float, Field(gt=0, le=1)] = 1.0
+    augmentation: tuple[Literal["crop", "flip"], ...] = ()
+    stages: tuple[Stage, ...] = ()
+    restarts: tuple[Restart, ...] = ()
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    like_lengths: bool = False
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _restarts_fit(self) -> Self:
+        starts = [restart.epoch for restart in self.restarts]
+        if starts and self.schedule != "cosine":
+            raise ValueError("restarts belong to the cosine schedule; leave them out with steps")
+        if starts != sorted(set(starts)) or any(start >= self.epochs for start in starts):
+            raise ValueError(
+                f"restarts at epochs {starts}: expected rising numbers below epochs = {self.epochs}"
+            )
+        return self
 
 
 class DetectorConfig(_Section):
@@ -66,14 +159,33 @@ class DetectorConfig(_Section):
 
 
 class CombinerConfig(_Section):
-    """A weighted sum of standardised member scores; the weights see no OOD data unless
-    `weights` is "learnt", which names the proxy outliers it used."""
+    """One score of several.  The weights see no OOD data unless `weights` is "learnt", which
+    names the proxy outliers it used.
+
+    rule: mean or largest (max) of standardised scores (`standardisation`: mad where left out);
+    or a combination of p-values: fisher, stouffer, harmonic, which standardise by themselves
+    and need dev_count >= 100."""
 
     name: str
     members: Annotated[tuple[str, ...], Field(min_length=2)]
     weights: Literal["equal", "learnt"] = "equal"
-    rule: Literal["mean", "max"] = "mean"
-    standardisation: Literal["mad", "median"] = "mad"
+    rule: Literal["mean", "max", "fisher", "stouffer", "harmonic"] = "mean"
+    standardisation: Literal["mad", "median"] | None = None
+
+    @model_validator(mode="after")
+    def _rule_takes_the_rest(self) -> Self:
+        if self.weights == "learnt" and self.rule in ("max", "harmonic"):
+            raise ValueError(
+                f"{self.name}: the rule {self.rule} takes no weights; choose mean, fisher or "
+                "stouffer, or leave weights out"
+            )
+        if self.standardisation is not None and self.rule not in ("mean", "max"):
+            raise ValueError(
+                f"{self.name}: the rule {self.rule} reads p-values; leave standardisation out"
+            )
+        if len(set(self.members)) < len(self.members):
+            raise ValueError(f"{self.name}: a member is named twice in {list(self.members)}")
+        return self
 
 
 class RunConfig(_Section):
@@ -81,17 +193,66 @@ class RunConfig(_Section):
     description: str
     seed: int = 0
     backbone: str
+    backbone_options: dict[str, JsonValue] = {}
     objective: str = "cross_entropy"
     id_acceptance: Annotated[float, Field(gt=0, lt=1)] = 0.95
     # Test-ID images that go into the bundle as golden inputs, beside noise; 0 where the data
     # may not be redistributed.
     golden_id_count: Annotated[int, Field(ge=0)] = 0
     primary: str = "combined"
-    input: ImageInput
+    modality: Modality = "image"
+    input: ImageInput | None = None  # of images
+    text: TextConfig | None = None
+    # Texts that go into the bundle as golden inputs, beside some of ours: never of others' data.
+    golden_texts: tuple[str, ...] = ()
     data: DataConfig
     optimiser: OptimiserConfig
     detectors: Annotated[tuple[DetectorConfig, ...], Field(min_length=1)]
+    # Networks trained alike from other seeds on the same data, for deep_ensemble; this one counts.
+    members: Annotated[int, Field(ge=1)] = 1
+    # The processor that the backward nodes of gradient graphs are written for.
+    gradient_lowering: Literal["cpu", "cuda"] = "cpu"
+    # Detectors that cost several passes are calibrated and reported on so many images a set.
+    several_passes_limit: Annotated[int, Field(ge=19)] | None = None
     combiners: tuple[CombinerConfig, ...] = ()
+    # Linear layers and embeddings are rounded to eight bits after training, the head is not: files
+    # a quarter as large; graphs compute in float32 as before.
+    weights_int8: bool = False
+    # Add forward-int8.onnx, calibrated on its own scores, and measure its price.
+    int8: bool = False
+
+    @property
+    def form(self) -> ImageInput | TextConfig:
+        """How raw data become inputs."""
+        form = self.text or self.input
+        assert form is not None  # noqa: S101  (the validator saw to it)
+        return form
+
+    @model_validator(mode="after")
+    def _one_modality(self) -> Self:
+        if (self.input is None) != (self.modality == "text"):
+            raise ValueError("[input] belongs to modality image, and every image config has one")
+        if (self.text is None) != (self.modality == "image"):
+            raise ValueError('[text] belongs to modality = "text", and every text config has one')
+        pixels = (*self.optimiser.augmentation, *self.optimiser.stages)
+        if self.modality == "text" and (pixels or self.golden_id_count or self.int8):
+            raise ValueError(
+                "augmentation, stages, golden_id_count and int8 are for images; leave them out"
+            )
+        if self.modality == "image" and (self.golden_texts or self.optimiser.like_lengths):
+            raise ValueError("golden_texts and like_lengths are for texts; leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Self:
+        for what, names in (
+            ("detectors", [entry.name for entry in self.detectors]),
+            ("combiners", [entry.name for entry in self.combiners]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{what} {twice} stand twice: their scores would share a name")
+        return self
 
 
 def load_config(path: Path) -> RunConfig:

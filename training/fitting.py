@@ -1,75 +1,154 @@
 """Fit every detector in one streaming pass, then the ensembles on held-out ID scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from training.classifier import Classifier
 from training.combiners import Ensemble, learn_weights
 from training.config import CombinerConfig
-from training.data import ImageSet
+from training.data import InputSet
 from training.detectors import Detector
+from training.graph_detectors import FitContext, GraphDetector
+from training.outputs import Outputs
 from training.progress import track
 from training.scorer import LOGITS, SCORE_PREFIX, Scorer
+from training.side_scorer import Scorers, SideScorer
 
 BATCH = 256
+SIDE_BATCH = 32  # several passes at once, each with its gradients, have to fit into memory
+_SIDE_INPUTS = 200  # enough for medians, and several passes each
 
-Network = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
+# inputs (N, ...) -> outputs by name
+Network = Callable[[NDArray[Any]], dict[str, NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
 class SetScores:
-    """logits (N, K); scores: detector name -> (N,), higher = more OOD."""
+    """logits (N, K), (n, 0) from a graph without; scores: detector name -> (n,).
+
+    Scores of a graph that costs several passes may be those of a part of the set.
+    """
 
     logits: NDArray[np.float32]
     scores: dict[str, NDArray[np.float32]]
 
 
 @torch.no_grad()
-def fit_detectors(classifier: Classifier, detectors: Sequence[Detector], train: ImageSet) -> None:
-    """One pass over un-augmented train-ID in evaluation mode; memory independent of its size."""
+def fit_detectors(
+    classifier: Classifier, detectors: Sequence[Detector], train: InputSet, held_out: InputSet
+) -> None:
+    """One pass over un-augmented train-ID, one over dev-ID, in evaluation mode.
+
+    Memory is independent of their sizes.
+    """
     classifier.eval()
     for detector in detectors:
         detector.prepare(classifier)
-    device = classifier.device
-    starts = range(0, len(train), BATCH)
-    for start in track(starts, "fitting detectors"):
-        pixels = torch.from_numpy(train.images[start : start + BATCH]).to(device)
-        labels = torch.from_numpy(train.labels[start : start + BATCH]).to(device)
-        outputs = classifier(pixels)
+    for outputs, labels in _outputs_of(classifier, train):
         for detector in detectors:
             detector.observe(outputs, labels)
+    for outputs, labels in _outputs_of(classifier, held_out):
+        for detector in detectors:
+            detector.observe_held_out(outputs, labels)
     for detector in detectors:
         detector.finish()
 
 
-def fit_ensembles(
+def _outputs_of(classifier: Classifier, data: InputSet) -> Iterator[tuple[Outputs, Tensor]]:
+    device = classifier.device
+    for start in track(range(0, len(data), BATCH), f"fitting detectors on {data.name}"):
+        part = slice(start, start + BATCH)
+        inputs = torch.from_numpy(data.batch(part)).to(device)
+        labels = torch.from_numpy(data.labels[part]).to(device)
+        yield classifier(inputs), labels
+
+
+def fit_graph_detectors(
     classifier: Classifier,
+    graph_detectors: Sequence[GraphDetector],
     detectors: Sequence[Detector],
+    held_out: InputSet,
+    members: Sequence[Classifier],
+) -> None:
+    """After the other detectors, whose statistics they may take over."""
+    inputs = torch.from_numpy(held_out.inputs)
+    context = FitContext(classifier, detectors, inputs, members)
+    for detector in track(graph_detectors, "fitting detectors that need several passes"):
+        detector.fit(context)
+
+
+def fit_ensembles(
+    forward: Scorer,
+    sides: Sequence[SideScorer],
     configs: Sequence[CombinerConfig],
-    dev_id: ImageSet,
-    proxies: dict[str, ImageSet],
-) -> Scorer:
-    """Standardise on dev-ID; learnt weights also see the proxy outliers, nothing else does."""
-    scorer = Scorer(classifier, detectors).eval()
-    id_scores = score_set(torch_network(scorer), dev_id).scores
-    learnt = any(config.weights == "learnt" for config in configs)
-    proxy_scores = (
-        {name: score_set(torch_network(scorer), proxy).scores for name, proxy in proxies.items()}
-        if learnt
-        else {}
+    dev_id: InputSet,
+    proxies: dict[str, InputSet],
+) -> Scorers:
+    """Standardise on dev-ID; learnt weights also see the proxy outliers, nothing else does.
+
+    An ensemble belongs to the one graph that gives all its members.
+    """
+    described = [set(part.describe()) for part in (forward, *sides)]
+    shares: list[list[CombinerConfig]] = [[] for _ in described]
+    for config in configs:
+        homes = [i for i, names in enumerate(described) if set(config.members) <= names]
+        if not homes:
+            known = sorted(set().union(*described))
+            raise ValueError(
+                f"{config.name}: no graph gives all of {sorted(config.members)}; there are {known}"
+            )
+        shares[homes[0]].append(config)
+        described[homes[0]].add(config.name)
+    ensembles = [
+        _fit_share(part, share, dev_id, proxies)
+        for part, share in zip((forward, *sides), shares, strict=True)
+    ]
+    device = forward.classifier.device
+    return Scorers(
+        Scorer(forward.classifier, list(_detectors(forward)), ensembles[0]).eval().to(device),
+        tuple(
+            SideScorer(side.classifier, side.detector, share).eval().to(device)
+            for side, share in zip(sides, ensembles[1:], strict=True)
+        ),
     )
+
+
+def _detectors(scorer: Scorer) -> Iterator[Detector]:
+    for detector in scorer.detectors:
+        assert isinstance(detector, Detector)  # noqa: S101
+        yield detector
+
+
+def _fit_share(
+    part: nn.Module,
+    configs: Sequence[CombinerConfig],
+    dev_id: InputSet,
+    proxies: dict[str, InputSet],
+) -> list[Ensemble]:
+    """The ensembles of one graph."""
+    if not configs:
+        return []
+    network = torch_network(part)
+    side = isinstance(part, SideScorer)
+
+    def scored(data: InputSet) -> dict[str, NDArray[np.float32]]:
+        found = score_side(network, data, _SIDE_INPUTS) if side else score_set(network, data)
+        return found.scores
+
+    id_scores = scored(dev_id)
+    learnt = any(config.weights == "learnt" for config in configs)
+    proxy_scores = {name: scored(proxy) for name, proxy in proxies.items()} if learnt else {}
     ensembles: list[Ensemble] = []
     for config in configs:
-        ensemble = Ensemble(config.name, config.members, config.rule, config.standardisation)
-        unknown = set(config.members) - set(id_scores)
-        if unknown:
-            raise ValueError(
-                f"{config.name}: no score named {sorted(unknown)}; there are {sorted(id_scores)}"
-            )
+        ensemble = Ensemble(
+            config.name, config.members, config.rule, config.standardisation or "mad"
+        )
         ensemble.fit(id_scores)
         if config.weights == "learnt":
             if not proxies:
@@ -79,29 +158,39 @@ def fit_ensembles(
         id_scores[config.name] = _apply(ensemble, id_scores)
         for scores in proxy_scores.values():
             scores[config.name] = _apply(ensemble, scores)
-    return Scorer(classifier, detectors, ensembles).eval()
+    return ensembles
 
 
-def torch_network(scorer: Scorer) -> Network:
-    """The scorer as a function of arrays, without gradients."""
-    device = scorer.classifier.device
+def torch_network(scorer: nn.Module) -> Network:
+    """A scorer as a function of arrays."""
+    device = next(scorer.parameters()).device
 
     @torch.no_grad()
-    def network(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        outputs = scorer(torch.from_numpy(pixels).to(device))
+    def network(inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        outputs = scorer(torch.from_numpy(inputs).to(device))
         return {name: value.cpu().numpy() for name, value in outputs.items()}
 
     return network
 
 
-def score_set(network: Network, images: ImageSet) -> SetScores:
-    """Score a whole set, in batches."""
+def score_side(network: Network, data: InputSet, limit: int | None) -> SetScores:
+    """`score_set` for a graph of several passes, in batches that fit into memory."""
+    return score_set(network, data, limit, batch=SIDE_BATCH)
+
+
+def score_set(
+    network: Network, data: InputSet, limit: int | None = None, *, batch: int = BATCH
+) -> SetScores:
+    """Score a set in batches; more than `limit` inputs are thinned out evenly."""
+    if limit is not None and len(data) > limit:
+        kept = np.linspace(0, len(data) - 1, limit).astype(np.int64)
+        data = data.take(kept, data.name)
     parts = [
-        network(images.images[start : start + BATCH])
-        for start in track(range(0, len(images), BATCH), f"scoring {images.name}")
+        network(data.batch(slice(start, start + batch)))
+        for start in track(range(0, len(data), batch), f"scoring {data.name}")
     ]
     values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    logits = values.pop(LOGITS)
+    logits = values.pop(LOGITS, np.zeros((len(data), 0), np.float32))
     return SetScores(logits, {n.removeprefix(SCORE_PREFIX): v for n, v in values.items()})
 
 

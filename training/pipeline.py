@@ -2,35 +2,59 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from service.bundle import BundleRef
-from training.backbones import BACKBONES
+from service.bundle import BundleRef, TextEncoder, TextInput, VariantSpec
+from training.backbones.weight_only_int8 import quantise_weights
 from training.classifier import Classifier
 from training.config import RunConfig
-from training.data import SOURCES, ImageSet, Roles, load_roles
+from training.config_checks import check_config
+from training.data import SOURCES, InputSet, Roles, TextSet, load_roles
+from training.data.golden_texts import GOLDEN_TEXTS
 from training.detectors import DETECTORS
 from training.evaluation.report import write_report
 from training.evaluation.tables import Scores
-from training.export import BundleParts, next_version, publish_bundle, write_graph
-from training.fitting import Network, SetScores, fit_detectors, fit_ensembles, score_set
+from training.export import (
+    BundleParts,
+    GoldenInputs,
+    Judged,
+    describe_int8,
+    measure_speed,
+    next_version,
+    price_of,
+    publish_bundle,
+    write_graphs,
+    write_int8_graph,
+)
+from training.fitting import (
+    Network,
+    SetScores,
+    fit_detectors,
+    fit_ensembles,
+    fit_graph_detectors,
+    score_set,
+    score_side,
+)
+from training.graph_detectors import GRAPH_DETECTORS
+from training.networks import build_classifier
 from training.objectives import OBJECTIVES
 from training.optimise import Run, Trained, train
 from training.progress import say
-from training.reporting import build_report, collect_latents, gather_scores
+from training.reporting import build_report, collect_latents, gather_scores, machine
 from training.scorer import Scorer
+from training.side_scorer import Scorers, SideScorer
 
 _GOLDEN_NOISE = 4
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Every reported set of a run, scored by one network; accuracy on test-ID, 0..1."""
+    """Every reported set of a run, scored by its networks; accuracy on test-ID, 0..1."""
 
     calibration: SetScores
     scores: Scores
@@ -40,69 +64,139 @@ class Scored:
 def run(config: RunConfig, repository: Path, runs: Path) -> BundleRef:
     """Train, fit, export, calibrate, report and publish one bundle.  Resumable."""
     started = time.monotonic()
-    check_names(config)
-    roles = load_roles(config.data, config.input, config.seed)
-    scorer, trained = train_and_fit(config, roles, runs)
+    check_config(config)
+    roles = load_roles(config.data, config.form, config.seed)
+    scorers, trained = train_and_fit(config, roles, runs)
+    for remark in scorers.remarks():
+        say(remark)
     fitting = time.monotonic()
     temporary = repository / f".tmp-{config.name}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        network = write_graph(scorer, config, golden_inputs(config, roles.test_id), temporary)
-        scored = score_roles(network, roles, config.id_acceptance)
+        golden = golden_inputs(config, roles)
+        networks = write_graphs(scorers, config, golden, temporary)
+        scored = score_roles(networks, roles, config)
+        variants = (add_int8(temporary, golden, roles, config, scored),) if config.int8 else ()
         bundle = f"{config.name}/{next_version(repository, config.name)}"
-        report = build_report(config, scorer, roles, scored.scores, scored.accuracy, bundle=bundle)
-        write_report(temporary, report, scored.scores, collect_latents(scorer, roles))
+        report = build_report(
+            config,
+            scorers,
+            roles,
+            scored.scores,
+            scored.accuracy,
+            bundle=bundle,
+            variants=variants,
+        )
+        write_report(temporary, report, scored.scores, collect_latents(scorers, roles))
         # the epochs of earlier, interrupted calls count; what this call spent on them does too
         duration = trained.seconds + (time.monotonic() - fitting)
-        parts = BundleParts(config, roles.train_id.class_names, roles.fingerprints(), duration)
-        published = publish_bundle(temporary, repository, scorer, scored.calibration, parts)
+        parts = BundleParts(
+            config, roles.train_id.class_names, roles.fingerprints(), duration, roles.tokenizer
+        )
+        published = publish_bundle(
+            temporary, repository, scorers, scored.calibration, parts, variants
+        )
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     say(f"test accuracy {100 * scored.accuracy:.2f} %; {time.monotonic() - started:.0f} s")
     return published
 
 
-def check_names(config: RunConfig) -> None:
-    """Every name of the registries exists; ValueError names the wrong one and the choice."""
-    wanted = [
-        (config.backbone, BACKBONES, "backbone"),
-        (config.objective, OBJECTIVES, "objective"),
-        *((detector.name, DETECTORS, "detector") for detector in config.detectors),
+def train_and_fit(config: RunConfig, roles: Roles, runs: Path) -> tuple[Scorers, Trained]:
+    """Backbone on train-ID (continuing its checkpoint), detectors on train-ID and dev-ID,
+    ensembles on dev-ID.  The time is that of all members."""
+    trained = [
+        train_member(config, roles, runs, config.seed + member) for member in range(config.members)
     ]
-    for name, registry, kind in wanted:
-        if name not in registry:
-            raise ValueError(f"no {kind} {name!r}; choose of {sorted(registry)}")
+    classifier, record = trained[0]
+    detectors = [DETECTORS[d.name](**d.options) for d in config.detectors if d.name in DETECTORS]
+    fit_detectors(classifier, detectors, roles.train_id, roles.dev_id)
+    graph_detectors = [
+        GRAPH_DETECTORS[d.name](**d.options) for d in config.detectors if d.name in GRAPH_DETECTORS
+    ]
+    members = [member for member, _ in trained[1:]]
+    fit_graph_detectors(classifier, graph_detectors, detectors, roles.dev_id, members)
+    device = classifier.device
+    sides = [SideScorer(classifier, detector).eval().to(device) for detector in graph_detectors]
+    forward = Scorer(classifier, detectors).eval().to(device)
+    scorers = fit_ensembles(forward, sides, config.combiners, roles.dev_id, roles.proxies)
+    seconds = sum(each.seconds for _, each in trained)
+    return scorers.cpu(), Trained(record.losses, seconds)
 
 
-def train_and_fit(config: RunConfig, roles: Roles, runs: Path) -> tuple[Scorer, Trained]:
-    """Backbone on train-ID (continuing its checkpoint), detectors on train-ID, ensembles on
-    dev-ID."""
-    torch.manual_seed(config.seed)
-    backbone = BACKBONES[config.backbone](config.input.channels, len(roles.train_id.class_names))
+def train_member(
+    config: RunConfig, roles: Roles, runs: Path, seed: int
+) -> tuple[Classifier, Trained]:
+    """One network; the data's roles are those of the run, whatever the seed."""
+    torch.manual_seed(seed)
+    train_id = roles.train_id
+    typical = int(np.median(train_id.lengths())) if isinstance(train_id, TextSet) else None
+    classifier = build_classifier(
+        roles.spec,
+        config.backbone,
+        config.backbone_options,
+        len(train_id.class_names),
+        typical,
+        roles.tokenizer,
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classifier = Classifier(backbone, config.input).to(device)
-    checkpoint = runs / f"{config.name}-seed{config.seed}" / "checkpoint.pt"
-    identity = Run(config.backbone, config.objective, config.optimiser, config.seed)
+    classifier.to(device)
+    own = f"{config.name}-seed{config.seed}"
+    member = own if seed == config.seed else f"{own}-member{seed}"
+    identity = Run(
+        config.backbone, config.backbone_options, config.objective, config.optimiser, seed
+    )
     objective = OBJECTIVES[config.objective]
-    trained = train(classifier, roles.train_id, objective, identity, checkpoint)
-    detectors = [DETECTORS[entry.name](**entry.options) for entry in config.detectors]
-    fit_detectors(classifier, detectors, roles.train_id)
-    scorer = fit_ensembles(classifier, detectors, config.combiners, roles.dev_id, roles.proxies)
-    return scorer.cpu(), trained
+    checkpoint = runs / member / "checkpoint.pt"
+    trained = train(classifier, train_id, objective, identity, checkpoint)
+    if config.weights_int8:
+        quantise_weights(classifier.backbone, keep=classifier.head)
+    return classifier, trained
 
 
-def score_roles(network: Network, roles: Roles, id_acceptance: float) -> Scored:
-    """cal-ID, test-ID, every test-OOD set and the controls through one network."""
-    calibration = score_set(network, roles.cal_id)
-    test_id = score_set(network, roles.test_id)
+def score_roles(networks: Sequence[Network], roles: Roles, config: RunConfig) -> Scored:
+    """cal-ID, test-ID, every test-OOD set and the controls.
+
+    `networks`: the forward graph first; the others cost several passes and see fewer inputs.
+    """
+
+    def score(data: InputSet) -> SetScores:
+        forward = score_set(networks[0], data)
+        for network in networks[1:]:
+            forward.scores.update(score_side(network, data, config.several_passes_limit).scores)
+        return forward
+
+    calibration, test_id = score(roles.cal_id), score(roles.test_id)
     reported = roles.test_ood | roles.controls
-    ood = {name: score_set(network, images) for name, images in reported.items()}
+    ood = {name: score(data) for name, data in reported.items()}
     accuracy = float((test_id.logits.argmax(1) == roles.test_id.labels).mean())
-    return Scored(calibration, gather_scores(calibration, test_id, ood, id_acceptance), accuracy)
+    gathered = gather_scores(calibration, test_id, ood, config.id_acceptance)
+    return Scored(calibration, gathered, accuracy)
 
 
-def golden_inputs(config: RunConfig, test_id: ImageSet) -> NDArray[np.uint8]:
-    """Images a bundle may carry: noise, and ID images where the config allows them."""
-    noise = SOURCES["noise"]("golden", config.input, kind="uniform", count=_GOLDEN_NOISE, seed=3)
-    return np.concatenate([test_id.images[: config.golden_id_count], noise.images])
+def add_int8(
+    folder: Path, golden: GoldenInputs, roles: Roles, config: RunConfig, fp32: Scored
+) -> VariantSpec:
+    """Quantise the folder's forward graph, score every set with it too, measure its price."""
+    graph = write_int8_graph(folder, roles.dev_id.inputs, golden.inputs)
+    int8 = score_roles([graph.network], roles, config)
+    price = price_of(
+        Judged(fp32.scores, fp32.accuracy),
+        Judged(int8.scores, int8.accuracy),
+        roles.test_ood,
+        measure_speed(folder, roles.dev_id.inputs),
+        machine()["processor"],
+    )
+    return describe_int8(folder, graph, int8.calibration, config.id_acceptance, price)
+
+
+def golden_inputs(config: RunConfig, roles: Roles) -> GoldenInputs:
+    """What a bundle may carry: noise, and ID images where the config allows them; texts of ours."""
+    if roles.tokenizer is not None and isinstance(roles.spec, TextInput):
+        texts = (*config.golden_texts, *GOLDEN_TEXTS)
+        tokens = TextEncoder(roles.tokenizer, roles.spec).encode_all(texts)
+        return GoldenInputs(np.array(texts, dtype=np.str_), tokens)
+    noise = SOURCES["noise"]("golden", roles.spec, kind="uniform", count=_GOLDEN_NOISE, seed=3)
+    pixels = np.concatenate([roles.test_id.inputs[: config.golden_id_count], noise.inputs])
+    return GoldenInputs(pixels, pixels)

@@ -2,15 +2,15 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
-from service.bundle import threshold_at
+from service.bundle import VariantSpec, threshold_at
 from training.config import RunConfig
-from training.data import ImageSet, Roles
-from training.evaluation.records import OodSet, Published, Report
+from training.data import InputSet, Roles
+from training.evaluation.records import OodSet, Report
 from training.evaluation.tables import (
     Latents,
     Scores,
@@ -20,11 +20,12 @@ from training.evaluation.tables import (
 )
 from training.export import library_versions
 from training.fitting import SetScores
-from training.scorer import Scorer
+from training.published import PUBLISHED
+from training.side_scorer import Scorers
 
-_LATENT_SAMPLES = 2000
-
-PublishedTable = Mapping[tuple[str, str], tuple[Published, ...]]
+_LATENT_SAMPLES, _LATENT_BATCH = 2000, 250
+# A class this many times as large as another makes the difference felt.
+_IMBALANCE = 2.0
 
 
 def gather_scores(
@@ -41,20 +42,32 @@ def gather_scores(
 
 def build_report(
     config: RunConfig,
-    scorer: Scorer,
+    scorers: Scorers,
     roles: Roles,
     scores: Scores,
     accuracy: float,
     *,
     bundle: str,
-    published: PublishedTable | None = None,
+    variants: Sequence[VariantSpec] = (),
 ) -> Report:
     """Everything the page and report.json say about one network."""
-    described = scorer.describe()
+    described = scorers.describe()
     remarks = [f"{name}: not evaluated, {reason}" for name, reason in roles.missing.items()]
-    duplicates = roles.duplicates()
-    if duplicates:
-        remarks.append(f"{duplicates} test-ID images also occur, pixel for pixel, in train-ID.")
+    remarks.extend(roles.remarks)
+    remarks.extend(imbalance_remarks(roles.class_counts()))
+    remarks.extend(
+        f"{count} {role} {roles.test_id.kind} also occur, value for value, in train-ID."
+        for role, count in roles.duplicates().items()
+        if count
+    )
+    remarks.extend(scorers.remarks())
+    limit = config.several_passes_limit
+    if limit is not None and scorers.sides:
+        names = ", ".join(name for side in scorers.sides for name in side.describe())
+        remarks.append(
+            f"Detectors of several passes are calibrated and measured on at most {limit} "
+            f"{roles.test_id.kind} of each set, taken evenly: {names}."
+        )
     if any(name.startswith("fssd") for name in described):
         remarks.append(
             "fssd_* and fssd_ensemble are scored as published, near the noise centre = OOD. In "
@@ -63,13 +76,14 @@ def build_report(
             "OOD samples. fssd_density needs none."
         )
         if any(
-            source.origin.startswith(("uniform noise", "gaussian noise"))
+            "uniform noise" in source.origin or source.origin.startswith("gaussian noise")
             for source in roles.test_ood.values()
         ):
             remarks.append(
                 "The noise centre of every fssd score is made of uniform noise, so its rows on the "
                 "noise sets show a detector that has met their kind."
             )
+    remarks.extend(variant_remark(variant) for variant in variants)
     return Report(
         title=f"{config.name}: out-of-distribution detection",
         bundle=bundle,
@@ -90,28 +104,69 @@ def build_report(
             *(OodSet(name, s.origin) for name, s in roles.test_ood.items()),
             *(OodSet(name, s.origin, "control") for name, s in roles.controls.items()),
         ),
-        rows=table_rows(scores, published),
+        rows=table_rows(scores, PUBLISHED.get(config.name)),
         calibration=calibration_records(scores),
         remarks=tuple(remarks),
         primary=config.primary,
     )
 
 
-@torch.no_grad()
-def collect_latents(scorer: Scorer, roles: Roles) -> Latents:
-    """Penultimate features of at most 2,000 images a set, for the 2-D picture."""
+def imbalance_remarks(counts: Mapping[str, int]) -> list[str]:
+    """What is to be said of classes of very different sizes; `counts`: class -> train-ID inputs."""
+    most, least = max(counts, key=lambda name: counts[name]), min(counts, key=lambda n: counts[n])
+    if counts[most] < _IMBALANCE * counts[least]:
+        return []
+    return [
+        f"Classes are of different sizes: train-ID has {counts[most]:,} inputs of {most!r}, "
+        f"{counts[least]:,} of {least!r}. Rare classes look stranger than frequent ones to most "
+        "scores, and the promised acceptance is that of all ID inputs together, not of each class."
+    ]
 
-    def features(images: ImageSet) -> np.ndarray:
-        pixels = torch.from_numpy(images.images[:_LATENT_SAMPLES])
-        device = scorer.classifier.device
-        parts = [scorer.classifier(part.to(device)).features.cpu() for part in pixels.split(250)]
+
+def variant_remark(variant: VariantSpec) -> str:
+    """What a variant of the forward graph costs and gains, in one paragraph."""
+    price = variant.price
+    areas = [
+        (fp32, other, f"{detector} on {name}")
+        for name, by_detector in price.auroc.items()
+        for detector, (fp32, other) in by_detector.items()
+    ]
+    parts = [
+        f"accuracy {100 * price.accuracy:.2f} % (forward.onnx {100 * price.accuracy_fp32:.2f} %)"
+    ]
+    if areas:
+        mean = sum(other - fp32 for fp32, other, _ in areas) / len(areas)
+        fp32, other, where = max(areas, key=lambda area: abs(area[1] - area[0]))
+        parts.append(
+            f"AUROC {100 * mean:+.2f} points on average, most for {where}, "
+            f"from {100 * fp32:.2f} to {100 * other:.2f}"
+        )
+    speeds = ", ".join(f"{ratio:.2f} at batch {size}" for size, ratio in price.speed_ratio.items())
+    return (
+        f"The {variant.name} variant, served only where a setting asks for it, has thresholds of "
+        f"its own: {'; '.join(parts)}; speed relative to forward.onnx {speeds} "
+        f"({price.measured_on}). Every figure is in manifest.json."
+    )
+
+
+@torch.no_grad()
+def collect_latents(scorers: Scorers, roles: Roles) -> Latents:
+    """Penultimate features of at most 2,000 inputs a set, for the 2-D picture."""
+
+    def features(data: InputSet) -> np.ndarray:
+        device = scorers.classifier.device
+        starts = range(0, min(len(data), _LATENT_SAMPLES), _LATENT_BATCH)
+        batches = (data.batch(slice(start, start + _LATENT_BATCH)) for start in starts)
+        parts = [
+            scorers.classifier(torch.from_numpy(part).to(device)).features.cpu() for part in batches
+        ]
         return torch.cat(parts).flatten(1).numpy()
 
     return Latents(
         features(roles.train_id),
         roles.train_id.labels[:_LATENT_SAMPLES],
         roles.train_id.class_names,
-        {name: features(images) for name, images in roles.test_ood.items()},
+        {name: features(data) for name, data in roles.test_ood.items()},
     )
 
 

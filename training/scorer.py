@@ -1,6 +1,6 @@
 """Classifier + detectors + ensembles as one module: what becomes forward.onnx."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ LOGITS = "logits"
 SCORE_PREFIX = "score/"
 
 
-# Cheapest first: an ensemble costs what its dearest member costs.
+# Cheapest first.
 _COSTS: tuple[Cost, ...] = ("logits", "features", "bank", "layers", "gradient", "multi_pass")
 
 
@@ -30,7 +30,7 @@ class ScoreDescription:
 
 
 class Scorer(nn.Module):
-    """uint8 pixels (B, H, W, C) -> {"logits": (B, K), "score/<name>": (B,), ...}.
+    """Raw inputs, first dimension B -> {"logits": (B, K), "score/<name>": (B,), ...}.
 
     Ensembles come last and may read any score made before them, other ensembles included.
     """
@@ -48,8 +48,8 @@ class Scorer(nn.Module):
         self.detectors = nn.ModuleList(detectors)
         self.ensembles = nn.ModuleList(ensembles)
 
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        outputs = self.classifier(pixels)
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        outputs = self.classifier(inputs)
         scores: dict[str, Tensor] = {}
         for detector in self.detectors:
             scores.update(detector(outputs))
@@ -58,13 +58,18 @@ class Scorer(nn.Module):
             scores[ensemble.name] = ensemble(scores)
         return {LOGITS: outputs.logits} | {SCORE_PREFIX + n: s for n, s in scores.items()}
 
+    def remarks(self) -> list[str]:
+        """What the detectors say of their fits."""
+        found: list[str] = []
+        for detector in self.detectors:
+            assert isinstance(detector, Detector)  # noqa: S101
+            found.extend(detector.remarks())
+        return found
+
     @torch.no_grad()
     def describe(self) -> dict[str, ScoreDescription]:
         """Score name -> description, in the graph's order."""
-        spec = self.classifier.spec
-        shape = (1, spec.height, spec.width, spec.channels)
-        device = self.classifier.device
-        outputs = self.classifier(torch.zeros(shape, dtype=torch.uint8, device=device))
+        outputs = self.classifier(self.classifier.example())
         found: dict[str, ScoreDescription] = {}
         for detector in self.detectors:
             assert isinstance(detector, Detector)  # noqa: S101
@@ -72,12 +77,20 @@ class Scorer(nn.Module):
                 detector.cost, detector.reference, detector.summary, detector.hyperparameters()
             )
             found.update(dict.fromkeys(detector(outputs), description))
-        for ensemble in self.ensembles:
-            assert isinstance(ensemble, Ensemble)  # noqa: S101
-            members = [found[member] for member in ensemble.members]
-            cost = _COSTS[max(_COSTS.index(member.cost) for member in members)]
-            sources = sorted({member.reference for member in members})
-            found[ensemble.name] = ScoreDescription(
-                cost, ", ".join(sources), ensemble.summary(), ensemble.hyperparameters()
-            )
-        return found
+        return describe_ensembles(found, self.ensembles)
+
+
+def describe_ensembles(
+    members: dict[str, ScoreDescription], ensembles: Iterable[nn.Module]
+) -> dict[str, ScoreDescription]:
+    """`members` and, after them, the ensembles; each costs what its dearest member costs."""
+    found = dict(members)
+    for ensemble in ensembles:
+        assert isinstance(ensemble, Ensemble)  # noqa: S101
+        parts = [found[member] for member in ensemble.members]
+        cost = _COSTS[max(_COSTS.index(part.cost) for part in parts)]
+        sources = sorted({part.reference for part in parts})
+        found[ensemble.name] = ScoreDescription(
+            cost, ", ".join(sources), ensemble.summary(), ensemble.hyperparameters()
+        )
+    return found

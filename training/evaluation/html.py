@@ -1,7 +1,6 @@
 """The report as one self-contained page: no script, no outside asset, light and dark."""
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -17,11 +16,13 @@ from training.evaluation.html_tables import (
     published_table,
 )
 from training.evaluation.markup import (
-    STYLE,
     Cell,
     best_of,
+    bullets,
     labelled_list,
+    page,
     per_cent,
+    picture,
     section,
     table,
 )
@@ -42,7 +43,7 @@ def render_page(report: Report, pictures: Mapping[Path, str]) -> str:
     controls, sets = report.sets("control"), report.sets("ood")
     parts = [
         _header(report),
-        section("Remarks", _bullets(report.remarks)) if report.remarks else "",
+        section("Remarks", bullets(report.remarks)) if report.remarks else "",
         section("AUROC at a glance", _overview(report, sets)) if sets else "",
         section("Every metric", f"<p>{_READING}</p>" + "".join(_detail(report, s) for s in sets))
         if sets
@@ -52,17 +53,12 @@ def render_page(report: Report, pictures: Mapping[Path, str]) -> str:
         if any(row.published for row in report.rows)
         else "",
         section("Calibration check", calibration_tables(report)) if report.calibration else "",
-        section("Pictures", "".join(_picture(*item) for item in pictures.items())),
+        section("Pictures", "".join(picture(*item) for item in pictures.items())),
         section("Detectors", detectors_table(report)),
         section("Price", price_table(report)) if report.price else "",
         section("Provenance", provenance(report)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(report.title)}</title><style>{STYLE}</style></head>\n"
-        f"<body><main>\n{''.join(parts)}</main></body></html>\n"
-    )
+    return page(report.title, "".join(parts))
 
 
 def _header(report: Report) -> str:
@@ -140,13 +136,3 @@ def _detail(report: Report, ood_set: OodSet) -> str:
     counts = f"{rows[0].metrics.id_count:,} ID and {rows[0].metrics.ood_count:,} OOD inputs"
     caption = f"{ood_set.name}: {counts}. {ood_set.description}".rstrip()
     return table(caption, ["Detector", *(head for _, head, _ in COLUMNS)], body)
-
-
-def _picture(path: Path, caption: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"

@@ -1,8 +1,10 @@
 """Pieces of the report's page: style, tables, numbers.  Everything shown is escaped here."""
 
-from collections.abc import Mapping, Sequence
+import base64
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--soft:#57606a;--page:#fff;--line:#d0d7de;
@@ -99,6 +101,28 @@ def labelled_list(facts: Mapping[str, str]) -> str:
         for name, value in facts.items()
     )
     return f"<dl>{items}</dl>"
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """One remark a line."""
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def picture(path: Path, caption: str) -> str:
+    """A PNG file inside the page, its caption read out to people who do not see it."""
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def page(title: str, content: str) -> str:
+    """The whole document: no script, no outside asset."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
+        f"<body><main>\n{content}</main></body></html>\n"
+    )
 
 
 def _cell(cell: Cell) -> str:
