@@ -10,10 +10,12 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from service import http_errors
+from service.graphs import SessionOptions
+from service.logs import fields
 from service.metrics import Metrics
 from service.middleware import RequestContext
-from service.repository import SessionOptions, open_repository
-from service.routes import models, probes, score
+from service.repository import open_repository
+from service.routes import drift, models, page, probes, score
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -48,7 +50,7 @@ def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastA
     app.state.runtime = runtime
     app.add_middleware(RequestContext, runtime=runtime)
     http_errors.install(app)
-    for routes in (score, models, probes):
+    for routes in (score, models, drift, probes, page):
         app.include_router(routes.router)
     return app
 
@@ -58,7 +60,11 @@ async def _load(runtime: Runtime, on_failure: OnFailure | None) -> None:
     options = SessionOptions(settings.provider, settings.threads)
     try:
         repository = await asyncio.to_thread(
-            open_repository, settings.models_dir, options, settings.default_image_model
+            open_repository,
+            settings.models_dir,
+            options,
+            settings.default_models,
+            settings.int8_models,
         )
     except Exception as exc:
         logger.critical("cannot start: %s", exc)
@@ -66,4 +72,4 @@ async def _load(runtime: Runtime, on_failure: OnFailure | None) -> None:
             on_failure(exc)
         return
     runtime.serve(repository)
-    logger.info("ready; the default model is %s", repository.default)
+    logger.info("ready", extra=fields(default_models=repository.defaults))

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import DetectorSpec, Manifest, p_values, threshold_at
+from service.bundle import FORWARD, DetectorSpec, Manifest, p_values, threshold_at
 from service.errors import (
     AcceptanceOutOfReach,
     InvalidParameter,
@@ -23,8 +23,6 @@ from service.errors import (
 Decision = Literal["ID", "OOD"]
 LOGITS = "logits"
 DECILES = 10
-# asked for by name only: each needs a graph of its own
-ON_REQUEST = frozenset({"gradient", "multi_pass"})
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,15 @@ class Plan:
     deciding: str
     detectors: tuple[PlannedDetector, ...]
 
+    @property
+    def graphs(self) -> list[str]:
+        """The graph files to run, the forward one first: it gives the label."""
+        return list(dict.fromkeys((FORWARD, *(d.spec.graph for d in self.detectors))))
+
     def outputs_of(self, graph: str) -> list[str]:
-        """Names of the score tensors to fetch from one graph file."""
-        return [d.spec.output for d in self.detectors if d.spec.graph == graph]
+        """Names of the tensors to fetch from one graph file."""
+        scores = [d.spec.output for d in self.detectors if d.spec.graph == graph]
+        return [LOGITS, *scores] if graph == FORWARD else scores
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Verdict:
     confidence: float  # softmax probability of the label
     detector: str
     detectors: Mapping[str, DetectorVerdict]
+    truncated: bool | None = None  # of a text: only its beginning was read
 
     @property
     def deciding(self) -> DetectorVerdict:
@@ -82,12 +87,15 @@ def make_plan(
     detectors: Sequence[str] | None = None,
     id_acceptance: float | None = None,
 ) -> Plan:
-    """Detectors None: all without extra graphs, the bundle's primary decides.
+    """Detectors None: all of the forward graph, the bundle's primary decides.
     Detectors named: these, and the first one decides.  Acceptance None: the bundle's own.
 
     Raises UnknownDetector, InvalidParameter, AcceptanceOutOfReach.
     """
-    names = _default_detectors(manifest) if detectors is None else list(dict.fromkeys(detectors))
+    if detectors is None:
+        names = [spec.name for spec in manifest.forward_detectors()]
+    else:
+        names = list(dict.fromkeys(detectors))
     if not names:
         raise InvalidParameter("detectors is empty; leave it out to get all of them")
     if id_acceptance is not None and not 0 < id_acceptance < 1:
@@ -136,15 +144,6 @@ def decile_of(p_value: float) -> int:
     """
     # 1 - 0.9 lies a rounding error below 0.1
     return min(DECILES - 1, int((1.0 - p_value) * DECILES + 1e-9))
-
-
-def _default_detectors(manifest: Manifest) -> list[str]:
-    primary = manifest.policy.primary
-    return [
-        spec.name
-        for spec in manifest.detectors
-        if spec.cost not in ON_REQUEST or spec.name == primary
-    ]
 
 
 def _classify(logits: NDArray[np.float64]) -> tuple[list[int], list[float]]:

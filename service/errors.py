@@ -3,18 +3,24 @@
 ServiceError
   RequestRejected      the request as a whole: MalformedRequest, InvalidParameter, NoInputs,
                        AcceptanceOutOfReach, UnknownModel, UnknownVersion, UnknownDetector,
-                       BodyTooLarge, TooManyInputs, ContentTypeUnsupported, ArrayInvalid,
-                       ReportMissing
+                       MixedModalities, ModalityNotServed, BodyTooLarge, TooManyInputs,
+                       ContentTypeUnsupported, ArrayInvalid, ReportMissing
   InputRejected        one input of it: ImageUnreadable, ImageAnimated, ImageTooLarge,
-                       ImageTooManyPixels, TextTooLong, Base64Invalid, WrongModality
+                       ImageTooManyPixels, TextUnreadable, TextTooLong, Base64Invalid,
+                       WrongModality
   InputFailed          the model gave no answer: InferenceFailed, ScoreNotFinite
-  Unavailable          try again: Overloaded, NotReady, ShuttingDown, DeadlinePassed
+  Unavailable          try again: Overloaded, DetectorUnavailable, NotReady, ShuttingDown,
+                       DeadlinePassed
 
 `code` is stable and part of the HTTP interface; the message is for people.
 """
 
 from collections.abc import Sequence
 from typing import ClassVar
+
+from service.bundle import Modality
+
+_ARTICLE: dict[Modality, str] = {"image": "an image", "text": "a text"}
 
 
 class ServiceError(Exception):
@@ -75,8 +81,27 @@ class AcceptanceOutOfReach(RequestRejected):
 class UnknownModel(RequestRejected):
     code = "unknown_model"
 
-    def __init__(self, name: str, served: Sequence[str]) -> None:
-        super().__init__(f"no model {name!r}; served: {', '.join(served)}")
+    def __init__(self, name: str, served: Sequence[str], kind: str = "model") -> None:
+        super().__init__(f"no {kind} {name!r}; served: {', '.join(served) or 'none'}")
+
+
+class MixedModalities(RequestRejected):
+    """One model answers a request, and the caller named none."""
+
+    code = "mixed_modalities"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the request holds images and texts and names no model; send them in requests of "
+            "their own, or name the model that shall answer"
+        )
+
+
+class ModalityNotServed(RequestRejected):
+    code = "modality_not_served"
+
+    def __init__(self, modality: Modality, served: Sequence[str]) -> None:
+        super().__init__(f"no {modality} model is served; served: {', '.join(served)}")
 
 
 class UnknownVersion(RequestRejected):
@@ -156,6 +181,12 @@ class ImageTooManyPixels(InputRejected):
         )
 
 
+class TextUnreadable(InputRejected):
+    """No token in it, or no Unicode."""
+
+    code = "text_unreadable"
+
+
 class TextTooLong(InputRejected):
     code = "text_too_long"
 
@@ -173,8 +204,8 @@ class Base64Invalid(InputRejected):
 class WrongModality(InputRejected):
     code = "wrong_modality"
 
-    def __init__(self, got: str, model: str, wanted: str) -> None:
-        super().__init__(f"the input is a {got}; {model} reads an {wanted}")
+    def __init__(self, got: Modality, model: str, wanted: Modality) -> None:
+        super().__init__(f"the input is {_ARTICLE[got]}; {model} reads {_ARTICLE[wanted]}")
 
 
 class InferenceFailed(InputFailed):
@@ -198,6 +229,20 @@ class Overloaded(Unavailable):
 
     def __init__(self, held: int, unit: str, limit: int, retry_after_seconds: int) -> None:
         super().__init__(f"{held} {unit} are waiting or being answered; the limit is {limit}")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DetectorUnavailable(Unavailable):
+    """A graph on demand could not be opened, or failed its golden check; others are served."""
+
+    code = "detector_unavailable"
+
+    def __init__(self, graph: str, retry_after_seconds: int) -> None:
+        super().__init__(
+            f"the detectors of {graph} cannot be served: it could not be opened or does not "
+            "reproduce its golden outputs; the service log has the cause.  The next attempt is "
+            f"due in {retry_after_seconds} s; all other detectors are served"
+        )
         self.retry_after_seconds = retry_after_seconds
 
 

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service import errors
-from service.errors import Overloaded, ServiceError
+from service.errors import DetectorUnavailable, Overloaded, ServiceError
 from service.logs import request_id
 from service.schemas import Problem, describe_problems
 
@@ -21,6 +21,7 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.NoInputs: 400,
     errors.AcceptanceOutOfReach: 400,
     errors.UnknownDetector: 400,
+    errors.MixedModalities: 400,
     errors.UnknownModel: 404,
     errors.UnknownVersion: 404,
     errors.ReportMissing: 404,
@@ -33,11 +34,14 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.ArrayInvalid: 422,
     errors.ImageUnreadable: 422,
     errors.ImageAnimated: 422,
+    errors.TextUnreadable: 422,
     errors.Base64Invalid: 422,
     errors.WrongModality: 422,
+    errors.ModalityNotServed: 422,
     errors.Overloaded: 429,
     errors.InferenceFailed: 500,
     errors.ScoreNotFinite: 500,
+    errors.DetectorUnavailable: 503,
     errors.NotReady: 503,
     errors.ShuttingDown: 503,
     errors.DeadlinePassed: 504,
@@ -65,7 +69,7 @@ def service_error_response(
     error: ServiceError, instance: str, more_headers: Mapping[str, str] | None = None
 ) -> Response:
     headers = dict(more_headers or {})
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | DetectorUnavailable):
         headers["Retry-After"] = str(error.retry_after_seconds)
     elif STATUS[type(error)] == 503:
         headers["Retry-After"] = "1"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InputRejected
+from service.bundle import Modality
+from service.errors import InputRejected, MixedModalities, TextTooLong
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class PixelImage:
 
 
 @dataclass(frozen=True)
-class TextInput:
+class Text:
     text: str
 
 
@@ -29,9 +30,27 @@ class BadInput:
     """An input that could not even be taken out of the body."""
 
     error: InputRejected
+    modality: Modality
 
 
-Input = EncodedImage | PixelImage | TextInput | BadInput
+Input = EncodedImage | PixelImage | Text | BadInput
+
+
+def text_input(text: str, max_characters: int) -> Input:
+    """A text, unless it is longer than the limit."""
+    if len(text) > max_characters:
+        return BadInput(TextTooLong(len(text), max_characters), "text")
+    return Text(text)
+
+
+def modality_of(item: Input) -> Modality:
+    match item:
+        case BadInput():
+            return item.modality
+        case Text():
+            return "text"
+        case EncodedImage() | PixelImage():
+            return "image"
 
 
 @dataclass(frozen=True)
@@ -43,3 +62,11 @@ class ScoreRequest:
     version: str | None = None
     detectors: Sequence[str] | None = None
     id_acceptance: float | None = None
+
+    @property
+    def modality(self) -> Modality:
+        """Of all inputs.  Raises MixedModalities."""
+        modalities: set[Modality] = {modality_of(item) for item in self.inputs}
+        if len(modalities) > 1:
+            raise MixedModalities
+        return modalities.pop()

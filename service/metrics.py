@@ -39,9 +39,13 @@ class ModelFacts:
     version: str
     digest: str
     provider: str
+    variant: str
     created_unix_seconds: float
     labels: Sequence[str]
+    # how often each label was predicted for the calibration inputs; None: not recorded
+    label_counts: Sequence[int] | None
     detectors: Sequence[DetectorFacts]
+    primary: str
 
 
 class DetectorMetrics:
@@ -69,6 +73,7 @@ class ModelMetrics:
         bound = (facts.name, facts.version)
         self.batch_size = metrics.batch_size.labels(facts.name)
         self.decisions = {d: metrics.decisions.labels(*bound, d) for d in ("ID", "OOD")}
+        self.truncated = metrics.truncated_texts.labels(*bound)
         self.labels = [metrics.predicted_label.labels(*bound, label) for label in facts.labels]
         self.detectors: Mapping[str, DetectorMetrics] = {
             d.name: DetectorMetrics(metrics, *bound, d.name) for d in facts.detectors
@@ -105,6 +110,9 @@ class Metrics:
             detector,
         )
         self.predicted_label = counter("predicted_label", "Labels answered.", (*model, "label"))
+        self.truncated_texts = counter(
+            "truncated_texts", "Texts of which only the beginning was read.", model
+        )
         self.score_decile = counter(
             "score_decile",
             "Inputs by tenth of the calibration scores: 0 most ID-like, 9 least; "
@@ -138,11 +146,21 @@ class Metrics:
         self.expected_ood_rate = gauge(
             "expected_ood_rate", "Share of ID inputs the detector may find OOD.", detector
         )
+        self.primary_detector = gauge(
+            "primary_detector", "1 for the detector that decides unless a caller asks.", detector
+        )
+        self.calibration_labels = gauge(
+            "calibration_labels",
+            "Calibration inputs by predicted label, where the bundle records them.",
+            (*model, "label"),
+        )
         self.queue_items = gauge("queue_items", "Inputs waiting or being scored.")
         self.in_flight = gauge("in_flight", "HTTP requests being answered.")
         self.model_ready = gauge("model_ready", "1 when the version answers requests.", model)
         self.model_info = gauge(
-            "model_info", "1; the labels describe the version.", (*model, "digest", "provider")
+            "model_info",
+            "1; the labels describe the version and which form of it is served.",
+            (*model, "digest", "provider", "variant"),
         )
         self.calibration_age = gauge(
             "calibration_age_seconds", "Time since the bundle was made.", model
@@ -155,10 +173,14 @@ class Metrics:
         """Set the gauges of a version that is served from now on."""
         bound = (facts.name, facts.version)
         self.model_ready.labels(*bound).set(1)
-        self.model_info.labels(*bound, facts.digest, facts.provider).set(1)
+        self.model_info.labels(*bound, facts.digest, facts.provider, facts.variant).set(1)
         created = facts.created_unix_seconds
         self.calibration_age.labels(*bound).set_function(lambda: now() - created)
         for detector in facts.detectors:
             self.calibration_size.labels(*bound, detector.name).set(detector.calibration_size)
             self.expected_ood_rate.labels(*bound, detector.name).set(detector.expected_ood_rate)
+        self.primary_detector.labels(*bound, facts.primary).set(1)
+        if facts.label_counts is not None:
+            for label, count in zip(facts.labels, facts.label_counts, strict=True):
+                self.calibration_labels.labels(*bound, label).set(count)
         return ModelMetrics(self, facts)

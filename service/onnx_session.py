@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import BundleCorrupt, ImageInput
+from service.bundle import BundleCorrupt, ImageInput, TextInput
 
 # onnxruntime 1.31 reports to outside hosts unless this stands before the import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -19,6 +19,8 @@ _ort = cast(Any, onnxruntime)  # the package ships no types
 
 _NVIDIA_DRIVER = (Path("/proc/driver/nvidia"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
+# uint8 pixels (N, H, W, C), or int64 token ids (N, L)
+ModelInput = NDArray[np.uint8] | NDArray[np.int64]
 Outputs = dict[str, NDArray[np.float32]]
 
 
@@ -35,7 +37,7 @@ class ScoreOutput:
 
 
 class OnnxSession:
-    """A graph from uint8 (N, H, W, C) to float32 outputs; `run` may be called from threads."""
+    """A graph from pixels or tokens to float32 outputs; `run` may be called from threads."""
 
     def __init__(self, path: Path, *, provider: str, threads: int) -> None:
         """Raises BundleCorrupt (not a graph onnxruntime reads), ProviderUnavailable."""
@@ -63,46 +65,51 @@ class OnnxSession:
             )
         self._input = str(self._session.get_inputs()[0].name) if self._session.get_inputs() else ""
 
-    def check_signature(self, spec: ImageInput, outputs: Sequence[ScoreOutput]) -> None:
+    def check_signature(self, spec: ImageInput | TextInput, outputs: Sequence[ScoreOutput]) -> None:
         """Raises BundleCorrupt unless the graph reads and gives what the manifest says."""
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise BundleCorrupt(self._path, f"has {len(inputs)} inputs, expected one")
-        self._check_tensor(inputs[0], "tensor(uint8)", (spec.height, spec.width, spec.channels))
+        if isinstance(spec, TextInput):
+            self._check_tensor(inputs[0], "tensor(int64)", (None,))
+        else:
+            size = (spec.height, spec.width, spec.channels)
+            self._check_tensor(inputs[0], "tensor(uint8)", size)
         declared = {str(output.name): output for output in self._session.get_outputs()}
         for output in outputs:
             if output.name not in declared:
                 raise BundleCorrupt(self._path, f"has no output {output.name!r}")
             self._check_tensor(declared[output.name], "tensor(float)", output.shape)
 
-    def run(self, pixels: NDArray[np.uint8], outputs: Sequence[str]) -> Outputs:
-        """uint8 (N, H, W, C), N >= 1 -> output name -> float32 (N, ...).
+    def run(self, batch: ModelInput, outputs: Sequence[str]) -> Outputs:
+        """Pixels or tokens of N >= 1 inputs -> output name -> float32 (N, ...).
 
         Raises ValueError on an empty batch, which would end the process inside onnxruntime;
         whatever onnxruntime raises; RuntimeError if a row is missing in an output.
         """
-        if len(pixels) == 0:
+        if len(batch) == 0:
             raise ValueError("an empty batch cannot be scored")
-        arrays = self._session.run(list(outputs), {self._input: pixels})
+        arrays = self._session.run(list(outputs), {self._input: batch})
         for name, array in zip(outputs, arrays, strict=True):
-            if len(array) != len(pixels):
-                raise RuntimeError(f"{name} has {len(array)} rows for {len(pixels)} inputs")
+            if len(array) != len(batch):
+                raise RuntimeError(f"{name} has {len(array)} rows for {len(batch)} inputs")
         return dict(zip(outputs, arrays, strict=True))
 
-    def _check_tensor(self, tensor: Any, kind: str, shape: tuple[int, ...]) -> None:
+    def _check_tensor(self, tensor: Any, kind: str, shape: tuple[int | None, ...]) -> None:
+        """`shape`: past the batch; None where the size has to be free."""
         declared = tuple(tensor.shape)
-        fixed_batch = bool(declared) and isinstance(declared[0], int)
         # a symbolic size is checked by the golden run
         fits = len(declared) == len(shape) + 1 and all(
             not isinstance(got, int) or got == wanted
-            for got, wanted in zip(declared[1:], shape, strict=False)
+            for got, wanted in zip(declared, (None, *shape), strict=True)
         )
-        if tensor.type != kind or fixed_batch or not fits:
-            wanted = ", ".join(["N", *map(str, shape)])
+        if tensor.type != kind or not fits:
+            sizes = ["N", *("L" if size is None else str(size) for size in shape)]
+            free = "batch size N" if None not in shape else "batch size N and length L"
             raise BundleCorrupt(
                 self._path,
-                f"{tensor.name!r} is {tensor.type} {list(declared)}, expected {kind} ({wanted}) "
-                "with a free batch size N",
+                f"{tensor.name!r} is {tensor.type} {list(declared)}, expected {kind} "
+                f"({', '.join(sizes)}) with a free {free}",
             )
 
 

@@ -1,12 +1,15 @@
-"""The four kinds of body POST /score reads -> ScoreRequest.  Limits hold while reading."""
+"""The five kinds of body POST /score reads -> ScoreRequest.  Limits hold while reading."""
 
 import base64
 import binascii
+import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from service.arrays import parse_npy
@@ -18,17 +21,20 @@ from service.errors import (
     InvalidParameter,
     MalformedRequest,
     NoInputs,
-    TextTooLong,
+    TextUnreadable,
     TooManyInputs,
 )
-from service.inputs import BadInput, EncodedImage, Input, PixelImage, ScoreRequest, TextInput
+from service.inputs import BadInput, EncodedImage, Input, PixelImage, ScoreRequest, text_input
 from service.multipart import parse_multipart
 from service.schemas import InputItem, ScoreBody, ScoreParameters, describe_problems
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 NPY = "application/x-npy"
+TEXT = "text/plain"
 _ALIASES = {"image/jpg": "image/jpeg"}  # registered nowhere, sent by many
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # or a whole one
+_UTF8 = (b"utf-8", b"utf8", b"us-ascii")
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def parse_body(content_type: str, body: bytes, limits: BodyLimits) -> ScoreReque
             raise NoInputs
         return ScoreRequest([EncodedImage(body)])
     if media_type not in _PARSERS:
-        accepted = (*IMAGE_TYPES, MULTIPART, JSON, NPY)
+        accepted = (*IMAGE_TYPES, TEXT, MULTIPART, JSON, NPY)
         raise ContentTypeUnsupported(media_type, accepted)
     request = _PARSERS[media_type](content_type, body, limits)
     if not request.inputs:
@@ -103,15 +109,23 @@ def _one(name: str, in_body: _T | None, in_query: _T | None) -> _T | None:
 
 
 def _parse_json(_: str, body: bytes, limits: BodyLimits) -> ScoreRequest:
+    cut: Mapping[int, BadInput] = {}
     try:
-        parsed = ScoreBody.model_validate_json(body)
+        try:
+            parsed = ScoreBody.model_validate_json(body)
+        except ValidationError as exc:
+            repaired, cut = _without_half_pairs(body)
+            if not cut:
+                raise exc
+            parsed = ScoreBody.model_validate_json(repaired)
     except ValidationError as exc:
         problems = exc.errors(include_url=False, include_context=False, include_input=False)
         raise MalformedRequest(describe_problems(problems[:10])) from exc
     if len(parsed.inputs) > limits.max_inputs:
         raise TooManyInputs(len(parsed.inputs), limits.max_inputs)
+    inputs = (_json_input(item, limits) for item in parsed.inputs)
     return ScoreRequest(
-        inputs=[_json_input(item, limits) for item in parsed.inputs],
+        inputs=[cut.get(index, item) for index, item in enumerate(inputs)],
         model=parsed.model,
         version=parsed.version,
         detectors=parsed.detectors,
@@ -119,13 +133,38 @@ def _parse_json(_: str, body: bytes, limits: BodyLimits) -> ScoreRequest:
     )
 
 
+def _without_half_pairs(body: bytes) -> tuple[str, dict[int, BadInput]]:
+    """A JSON body whose texts hold half a surrogate pair, as in "\\ud83d" -> the body without
+    them, and what is wrong with which input; nothing is found in a body that is no JSON.
+
+    Whoever cuts a string of UTF-16 makes such texts.  The parser refuses the whole body.
+    """
+    cut: dict[int, BadInput] = {}
+    if not _HALF_PAIR.search(body):
+        return "", cut
+    try:
+        document: Any = json.loads(body)
+        for index, item in enumerate(document["inputs"]):
+            try:
+                item["text"].encode()
+            except UnicodeEncodeError as exc:
+                problem = f"the text holds half a surrogate pair at character {exc.start}"
+                cut[index] = BadInput(TextUnreadable(problem), "text")
+                item["text"] = ""
+            except (AttributeError, KeyError, TypeError):
+                continue  # not a text; the parser will say so
+        return json.dumps(document), cut
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "", {}
+
+
 def _json_input(item: InputItem, limits: BodyLimits) -> Input:
     if item.text is not None:
-        return _text(item.text, limits)
+        return text_input(item.text, limits.max_text_characters)
     try:
         return EncodedImage(base64.b64decode(item.image or "", validate=True))
     except (binascii.Error, ValueError):
-        return BadInput(Base64Invalid())
+        return BadInput(Base64Invalid(), "image")
 
 
 def _parse_multipart(content_type: str, body: bytes, limits: BodyLimits) -> ScoreRequest:
@@ -134,10 +173,7 @@ def _parse_multipart(content_type: str, body: bytes, limits: BodyLimits) -> Scor
         if part.name == "file":
             inputs.append(EncodedImage(bytes(part.data)))
         elif part.name == "text":
-            try:
-                inputs.append(_text(part.data.decode(), limits))
-            except UnicodeDecodeError as exc:
-                raise MalformedRequest(f"a text part is not UTF-8: {exc.reason}") from exc
+            inputs.append(_encoded_text(part.data, limits))
         else:
             raise MalformedRequest(f"part {part.name!r} is neither 'file' nor 'text'")
     return ScoreRequest(inputs)
@@ -151,14 +187,26 @@ def _parse_npy(_: str, body: bytes, limits: BodyLimits) -> ScoreRequest:
     )
 
 
-def _text(text: str, limits: BodyLimits) -> Input:
-    if len(text) > limits.max_text_characters:
-        return BadInput(TextTooLong(len(text), limits.max_text_characters))
-    return TextInput(text)
+def _encoded_text(data: bytes | bytearray, limits: BodyLimits) -> Input:
+    try:
+        return text_input(data.decode("utf-8-sig"), limits.max_text_characters)
+    except UnicodeDecodeError as exc:
+        problem = f"the text is not UTF-8: {exc.reason} at byte {exc.start}"
+        return BadInput(TextUnreadable(problem), "text")
+
+
+def _parse_text(content_type: str, body: bytes, limits: BodyLimits) -> ScoreRequest:
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").lower()
+    if charset not in _UTF8:
+        raise ContentTypeUnsupported(content_type, [f"{TEXT}; charset=utf-8"])
+    if not body:
+        raise NoInputs
+    return ScoreRequest([_encoded_text(body, limits)])
 
 
 _PARSERS: Mapping[str, Callable[[str, bytes, BodyLimits], ScoreRequest]] = {
     JSON: _parse_json,
     MULTIPART: _parse_multipart,
     NPY: _parse_npy,
+    TEXT: _parse_text,
 }

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from service.errors import ServiceError
-from service.repository import LoadedBundle
+from service.loading import LoadedBundle
 from service.schemas import (
     DetectorResult,
     ErrorItem,
@@ -44,4 +44,5 @@ def _result(index: int, answer: Answer) -> ScoreResult | FailedResult:
             )
             for name, verdict in answer.detectors.items()
         },
+        truncated=answer.truncated,
     )

@@ -3,21 +3,27 @@
 import asyncio
 import time
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from service.admission import Admission, PixelBudget
+from service.batches import BatchLimits
 from service.cpus import usable_cpus
-from service.decision import Plan, decile_of
+from service.decision import Plan, Verdict, decile_of
 from service.decoding import ImageLimits
+from service.drift import DriftCollector, DriftOptions, DriftTracker, WindowSize
 from service.errors import DeadlinePassed, NotReady, Overloaded, ServiceError, ShuttingDown
 from service.inputs import Input
+from service.loading import LoadedBundle
 from service.metrics import DetectorFacts, Metrics, ModelFacts, ModelMetrics
-from service.repository import LoadedBundle, Repository
+from service.repository import Repository
 from service.request_bodies import BodyLimits
 from service.scoring import Answer, Deadline, Scored, Scorer
 from service.settings import Settings
+
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -39,7 +45,9 @@ class Runtime:
         self.scorer = Scorer(
             ImageLimits(settings.max_image_bytes, settings.max_pixels),
             PixelBudget(settings.max_decoded_pixels),
-            settings.inference_batch,
+            BatchLimits(
+                settings.inference_batch, settings.on_demand_batch, settings.inference_tokens
+            ),
         )
         self.body_limits = BodyLimits(
             settings.max_body_bytes,
@@ -48,14 +56,22 @@ class Runtime:
             settings.max_pixels,
             settings.max_text_characters,
         )
+        self.drift = _drift_tracker(settings)
+        if self.drift is not None:
+            self.metrics.registry.register(DriftCollector(self.drift))
         self.open_bodies = 0
         self._pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="score")
+        # one: who waits for a graph to be opened keeps no thread from those who need none
+        self._opening = ThreadPoolExecutor(1, thread_name_prefix="open")
 
     def serve(self, repository: Repository) -> None:
         """From now on the service is ready."""
         for bundle in repository.all():
             facts = _facts(bundle)
             self.models[bundle.name, bundle.version] = self.metrics.add_model(facts)
+            if self.drift is not None:
+                identity = f"{bundle.digest}:{bundle.variant}"
+                self.drift.watch(bundle.manifest, bundle.calibration, identity)
         self.repository = repository
 
     def require_repository(self) -> Repository:
@@ -86,12 +102,15 @@ class Runtime:
     async def score(
         self, bundle: LoadedBundle, inputs: Sequence[Input], plan: Plan, deadline: Deadline
     ) -> Scored:
-        """Admit, wait for a worker thread, score, count.  Raises Overloaded, DeadlinePassed.
+        """Admit, wait for a worker thread, score, count.
 
         The permit lives as long as the work: a caller that leaves frees nothing early.
+        Raises DetectorUnavailable, Overloaded, DeadlinePassed.
         """
-        permit = self.admission.admit(len(inputs))
         queued_at = time.perf_counter()
+        for graph in bundle.unopened(plan):
+            await _result(self._opening.submit(bundle.session, graph), deadline)
+        permit = self.admission.admit(len(inputs))
 
         def work() -> Scored:
             waited = time.perf_counter() - queued_at
@@ -107,17 +126,14 @@ class Runtime:
             permit.release()
             raise
         job.add_done_callback(lambda _: permit.release())
-        waiter = asyncio.wrap_future(job)
-        done, _ = await asyncio.wait({waiter}, timeout=max(0.0, deadline.remaining_seconds))
-        if not done:
-            # cancels what has not begun; what has begun stops at its next deadline check
-            waiter.cancel()
-            raise DeadlinePassed(deadline.seconds)
-        return waiter.result()
+        return await _result(job, deadline)
 
     def close(self) -> None:
         """Waits for running work; drops what has not begun."""
+        self._opening.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
+        if self.drift is not None:
+            self.drift.close()
 
     def _count(self, bundle: LoadedBundle, scored: Scored) -> None:
         model = self.models[bundle.name, bundle.version]
@@ -128,6 +144,9 @@ class Runtime:
         acceptances = {spec.name: spec.id_acceptance for spec in bundle.manifest.detectors}
         for answer in scored.answers:
             self._count_answer(answer, model, acceptances)
+        if self.drift is not None:
+            verdicts = [answer for answer in scored.answers if isinstance(answer, Verdict)]
+            self.drift.add(bundle.name, bundle.version, verdicts)
 
     def _count_answer(
         self, answer: Answer, model: ModelMetrics, acceptances: dict[str, float]
@@ -137,11 +156,32 @@ class Runtime:
             return
         model.decisions[answer.deciding.decision].inc()
         model.labels[answer.label_index].inc()
+        if answer.truncated:
+            model.truncated.inc()
         for name, verdict in answer.detectors.items():
             # at the bundle's acceptance, whatever this caller asked for, so that the rate can
             # be held against expected_ood_rate; 1e-9: 1 - 0.95 lies above 0.05
             ood = verdict.p_value <= 1 - acceptances[name] + 1e-9
             model.detectors[name].observe(verdict.p_value, decile_of(verdict.p_value), ood=ood)
+
+
+async def _result(job: Future[_T], deadline: Deadline) -> _T:
+    """Raises DeadlinePassed, and what the job raises."""
+    waiter = asyncio.wrap_future(job)
+    done, _ = await asyncio.wait({waiter}, timeout=max(0.0, deadline.remaining_seconds))
+    if not done:
+        # cancels what has not begun; what has begun stops at its next deadline check
+        waiter.cancel()
+        raise DeadlinePassed(deadline.seconds)
+    return waiter.result()
+
+
+def _drift_tracker(settings: Settings) -> DriftTracker | None:
+    if not settings.drift_tracking:
+        return None
+    window = WindowSize(settings.drift_window, settings.drift_window_seconds)
+    options = DriftOptions(window, settings.drift_run_length, settings.drift_state_file)
+    return DriftTracker(options)
 
 
 def _facts(bundle: LoadedBundle) -> ModelFacts:
@@ -151,10 +191,13 @@ def _facts(bundle: LoadedBundle) -> ModelFacts:
         version=bundle.version,
         digest=bundle.digest,
         provider=bundle.provider,
+        variant=bundle.variant,
         created_unix_seconds=manifest.provenance.created.timestamp(),
         labels=manifest.class_names,
+        label_counts=manifest.label_counts,
         detectors=[
             DetectorFacts(spec.name, spec.calibration_size, 1 - spec.id_acceptance)
             for spec in manifest.detectors
         ],
+        primary=manifest.policy.primary,
     )

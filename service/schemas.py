@@ -88,6 +88,8 @@ class ScoreResult(_Closed):
     p_value: Probability
     detector: str
     detectors: dict[str, DetectorResult]
+    # of texts only: true where the text was longer than the model reads
+    truncated: bool | None = None
 
 
 class FailedResult(_Closed):
@@ -128,8 +130,25 @@ class DetectorInfo(_Closed):
     id_acceptance: Probability
     calibration_size: int
     acceptance_interval: tuple[float, float]
-    on_request: bool
+    # true: runs only in requests that name it, from a graph opened when the first one does
+    on_demand: bool
+    state: Literal["ready", "not_opened", "failed"]
     reference: str
+
+
+class ImageInfo(_Closed):
+    """What an image is brought to."""
+
+    height: int
+    width: int
+    channels: int
+
+
+class TextInfo(_Closed):
+    """How much of a text is read, in tokens of a vocabulary of that size."""
+
+    max_tokens: int
+    vocabulary_size: int
 
 
 class ModelInfo(_Closed):
@@ -142,10 +161,11 @@ class ModelInfo(_Closed):
     modality: str
     description: str
     classes: list[str]
-    input_size: tuple[int, int, int]
+    input: ImageInfo | TextInfo
     primary_detector: str
     detectors: list[DetectorInfo]
     provider: str
+    variant: Literal["fp32", "int8"]
     digest: str
     created: datetime
     report: str | None

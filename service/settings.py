@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import ByteSize, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import ByteSize, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.bundle.manifest import BundleName, Modality
 
 Provider = Literal["auto", "cpu", "cuda"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -18,7 +20,11 @@ class Settings(BaseSettings):
 
     # what is served, and where
     models_dir: Path = Path("models")
-    default_image_model: str | None = None  # None: the first name in alphabetical order
+    # answer where a request names no model; None: the first name in alphabetical order
+    default_image_model: str | None = None
+    default_text_model: str | None = None
+    # models whose int8 variant is served in place of forward.onnx: names, comma separated
+    int8_models: Annotated[frozenset[BundleName], NoDecode] = frozenset()
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000  # 0: a free one
     provider: Provider = "auto"
@@ -39,12 +45,40 @@ class Settings(BaseSettings):
     max_open_requests: Annotated[int, Field(ge=1)] = 256  # whose bodies are held in memory
     # of images being decoded and resized at once, 20 bytes each at worst
     max_decoded_pixels: Annotated[int, Field(ge=1)] = 24_000_000
-    inference_batch: Annotated[int, Field(ge=1)] = 64  # rows given to the model at once
+    # given to the model at once: inputs; inputs where it computes gradients or several passes;
+    # tokens of texts, padding counted in (one longer text goes alone)
+    inference_batch: Annotated[int, Field(ge=1)] = 64
+    on_demand_batch: Annotated[int, Field(ge=1)] = 16
+    inference_tokens: Annotated[int, Field(ge=1)] = 4096
+
+    # watching for drift: the last so many answers of each detector, none older than so many
+    # seconds; ID inputs between two false alarms, at least; where a restart finds the evidence
+    drift_tracking: bool = True
+    drift_window: Annotated[int, Field(ge=200, le=100_000)] = 2000
+    drift_window_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
+    drift_run_length: Annotated[float, Field(ge=1000, allow_inf_nan=False)] = 30_000.0
+    drift_state_file: Path | None = None
 
     # shutting down: unready for `delay`, then accepted requests have `grace` to finish
     shutdown_delay_seconds: Annotated[float, Field(ge=0)] = 2.0
     shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 30.0
     log_level: LogLevel = "info"
+
+    @property
+    def default_models(self) -> dict[Modality, str]:
+        """Those that are set, by modality."""
+        named: dict[Modality, str | None] = {
+            "image": self.default_image_model,
+            "text": self.default_text_model,
+        }
+        return {modality: name for modality, name in named.items() if name is not None}
+
+    @field_validator("int8_models", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return frozenset(name.strip() for name in value.split(",")) if value.strip() else ()
 
     @model_validator(mode="after")
     def _largest_request_fits_the_queue(self) -> Self:

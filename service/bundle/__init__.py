@@ -1,6 +1,6 @@
 """The bundle contract: everything training writes and the service reads.
 
-Light on purpose: standard library, pydantic, numpy and Pillow only.
+Light on purpose: standard library, pydantic, numpy, Pillow and tokenizers only.
 """
 
 from service.bundle.calibration import p_values, threshold_at
@@ -15,9 +15,12 @@ from service.bundle.errors import (
 from service.bundle.golden import Golden, check_golden
 from service.bundle.layout import (
     CALIBRATION,
-    FORWARD,
+    CALIBRATION_INT8,
+    FORWARD_INT8,
     GOLDEN,
+    GOLDEN_INT8,
     MANIFEST,
+    WEIGHTS,
     BundleRef,
     check_seal,
     find_bundles,
@@ -32,6 +35,7 @@ from service.bundle.layout import (
     write_manifest,
 )
 from service.bundle.manifest import (
+    FORWARD,
     SCHEMA_VERSION,
     Cost,
     DecisionPolicy,
@@ -41,15 +45,23 @@ from service.bundle.manifest import (
     Manifest,
     Modality,
     Provenance,
+    TextInput,
+    VariantPrice,
+    VariantSpec,
 )
 from service.bundle.preprocess import resize_pixels, to_model_pixels
+from service.bundle.tokenize import TextEncoder, TextUnusable, Tokens, pad_tokens
 
 __all__ = [
     "CALIBRATION",
+    "CALIBRATION_INT8",
     "FORWARD",
+    "FORWARD_INT8",
     "GOLDEN",
+    "GOLDEN_INT8",
     "MANIFEST",
     "SCHEMA_VERSION",
+    "WEIGHTS",
     "BundleCorrupt",
     "BundleError",
     "BundleIncomplete",
@@ -66,10 +78,17 @@ __all__ = [
     "ManifestInvalid",
     "Modality",
     "Provenance",
+    "TextEncoder",
+    "TextInput",
+    "TextUnusable",
+    "Tokens",
+    "VariantPrice",
+    "VariantSpec",
     "check_golden",
     "check_seal",
     "find_bundles",
     "p_values",
+    "pad_tokens",
     "publish",
     "read_calibration",
     "read_golden",

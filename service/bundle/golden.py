@@ -12,9 +12,9 @@ from service.bundle.manifest import GoldenTolerance
 
 @dataclass(frozen=True)
 class Golden:
-    """inputs: uint8 (N, H, W, C); outputs: graph output name -> float32 (N, ...)."""
+    """inputs: uint8 (N, H, W, C), or N texts (str_); outputs: output name -> float32 (N, ...)."""
 
-    inputs: NDArray[np.uint8]
+    inputs: NDArray[np.uint8] | NDArray[np.str_]
     outputs: dict[str, NDArray[np.float32]]
 
 

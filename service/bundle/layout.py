@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,13 +22,23 @@ from service.bundle.errors import (
     ManifestInvalid,
 )
 from service.bundle.golden import Golden
-from service.bundle.manifest import SCHEMA_VERSION, Manifest
+from service.bundle.manifest import (
+    SCHEMA_VERSION,
+    DetectorSpec,
+    ImageInput,
+    Manifest,
+    TextInput,
+    VariantSpec,
+)
 from service.bundle.seal import SEAL, parse_object, seal_of
 
 MANIFEST = "manifest.json"
-FORWARD = "forward.onnx"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
+WEIGHTS = "weights.bin"  # external data graphs may share, by this relative location
+FORWARD_INT8 = "forward-int8.onnx"
+CALIBRATION_INT8 = "calibration-int8.npz"
+GOLDEN_INT8 = "golden-int8.npz"
 
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _GOLDEN_INPUTS = "inputs"
@@ -136,19 +146,27 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def write_calibration(folder: Path, scores: Mapping[str, NDArray[np.float32]]) -> None:
-    """Detector name -> ascending calibration scores (n,)."""
-    np.savez(folder / CALIBRATION, allow_pickle=False, **scores)
+def write_calibration(
+    folder: Path, scores: Mapping[str, NDArray[np.float32]], file: str = CALIBRATION
+) -> None:
+    """Detector name -> ascending calibration scores (n,); `file`: CALIBRATION_INT8 for int8."""
+    np.savez(folder / file, allow_pickle=False, **scores)
 
 
-def read_calibration(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.float32]]:
-    """Detector name -> ascending float32 (n,), checked against the manifest's entries."""
-    path = folder / CALIBRATION
+def read_calibration(
+    folder: Path, manifest: Manifest, variant: VariantSpec | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """Detector name -> ascending float32 (n,), checked against the manifest's entries.
+
+    Of a variant: the forward detectors only.  Raises BundleIncomplete or BundleCorrupt.
+    """
+    path = folder / (CALIBRATION if variant is None else variant.calibration)
+    specs = _scored_by(manifest, variant)
     arrays = _read_arrays(path)
-    names = {spec.name for spec in manifest.detectors}
+    names = {spec.name for spec in specs}
     if set(arrays) != names:
         raise BundleCorrupt(path, f"holds {sorted(arrays)}, the manifest {sorted(names)}")
-    for spec in manifest.detectors:
+    for spec in specs:
         scores = arrays[spec.name]
         if scores.dtype != np.float32 or scores.shape != (spec.calibration_size,):
             raise BundleCorrupt(
@@ -161,35 +179,38 @@ def read_calibration(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.f
     return arrays
 
 
-def write_golden(folder: Path, golden: Golden) -> None:
+def write_golden(folder: Path, golden: Golden, file: str = GOLDEN) -> None:
+    """Inputs and outputs of all graphs; `file`: GOLDEN_INT8, with that graph's outputs alone."""
     outputs = {_GOLDEN_OUTPUT + name: values for name, values in golden.outputs.items()}
     np.savez_compressed(
-        folder / GOLDEN, allow_pickle=False, **{_GOLDEN_INPUTS: golden.inputs}, **outputs
+        folder / file, allow_pickle=False, **{_GOLDEN_INPUTS: golden.inputs}, **outputs
     )
 
 
-def read_golden(folder: Path, manifest: Manifest) -> Golden:
+def read_golden(folder: Path, manifest: Manifest, variant: VariantSpec | None = None) -> Golden:
     """Raises BundleIncomplete or BundleCorrupt."""
-    path = folder / GOLDEN
+    path = folder / (GOLDEN if variant is None else variant.golden)
     arrays = _read_arrays(path)
-    spec = manifest.input
     inputs = arrays.pop(_GOLDEN_INPUTS, None)
-    if (
-        inputs is None
-        or inputs.dtype != np.uint8
-        or inputs.ndim != 4
-        or len(inputs) == 0
-        or inputs.shape[1:] != (spec.height, spec.width, spec.channels)
-    ):
-        raise BundleCorrupt(path, "holds no uint8 inputs of the model's size")
+    if inputs is None or len(inputs) == 0 or not _fits(inputs, manifest.input):
+        raise BundleCorrupt(path, "holds no inputs of the model's kind and size")
     outputs = {name.removeprefix(_GOLDEN_OUTPUT): values for name, values in arrays.items()}
-    missing = {"logits", *(detector.output for detector in manifest.detectors)} - set(outputs)
-    if missing:
+    wanted = {"logits", *(detector.output for detector in _scored_by(manifest, variant))}
+    if missing := wanted - set(outputs):
         raise BundleCorrupt(path, f"holds no recorded {sorted(missing)}")
+    if unknown := set(outputs) - wanted:
+        raise BundleCorrupt(path, f"holds {sorted(unknown)}, which no graph gives")
     for name, values in outputs.items():
         if values.dtype != np.float32 or not np.isfinite(values).all():
             raise BundleCorrupt(path, f"{name}: the recorded output is not finite float32")
     return Golden(inputs, outputs)
+
+
+def _fits(inputs: NDArray[Any], spec: ImageInput | TextInput) -> bool:
+    if isinstance(spec, TextInput):
+        return inputs.dtype.kind == "U" and inputs.ndim == 1
+    size = (spec.height, spec.width, spec.channels)
+    return inputs.dtype == np.uint8 and inputs.ndim == 4 and inputs.shape[1:] == size
 
 
 def publish(temporary: Path, repository: Path, name: str) -> BundleRef:
@@ -221,6 +242,10 @@ def publish(temporary: Path, repository: Path, name: str) -> BundleRef:
         beside.rename(target)
         shutil.rmtree(temporary)
     return BundleRef(name, int(manifest.version), target)
+
+
+def _scored_by(manifest: Manifest, variant: VariantSpec | None) -> Sequence[DetectorSpec]:
+    return manifest.detectors if variant is None else manifest.forward_detectors()
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 SCHEMA_VERSION: Literal[1] = 1
+FORWARD = "forward.onnx"  # logits and every score that one pass over the network gives
 
 Modality = Literal["image", "text"]
 Cost = Literal["logits", "features", "bank", "layers", "gradient", "multi_pass"]
@@ -22,6 +23,11 @@ FileName = Annotated[
 ]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+BatchSize = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}$")]
+# what no single pass can give: such a detector has a graph of its own and runs only when named
+ON_DEMAND: frozenset[Cost] = frozenset({"gradient", "multi_pass"})
 
 
 class Closed(BaseModel):
@@ -56,6 +62,27 @@ class ImageInput(Closed):
         return self
 
 
+class TextInput(Closed):
+    """How a text becomes the graph's input, int64 (N, L), 1 <= L <= max_tokens; see `tokenize`.
+
+    Padding ids change no score: the graph masks them.
+    """
+
+    tokenizer: Literal["tokenizer.json"]
+    max_tokens: Annotated[int, Field(ge=1, le=4096)]  # special tokens counted in
+    vocabulary_size: Annotated[int, Field(ge=3)]
+    pad_id: Annotated[int, Field(ge=0)]  # reserved: no text's token
+    unknown_id: Annotated[int, Field(ge=0)]  # reserved: of what the vocabulary does not know
+
+    @model_validator(mode="after")
+    def _ids_are_reserved(self) -> Self:
+        if self.pad_id == self.unknown_id:
+            raise ValueError(f"pad_id and unknown_id are both {self.pad_id}")
+        if max(self.pad_id, self.unknown_id) >= self.vocabulary_size:
+            raise ValueError(f"pad_id and unknown_id lie in 0..{self.vocabulary_size - 1}")
+        return self
+
+
 class DetectorSpec(Closed):
     """One score output of a graph.  Higher = more OOD; OOD is score > threshold."""
 
@@ -84,9 +111,24 @@ class DetectorSpec(Closed):
             raise ValueError(f"acceptance_interval {low}..{high} is no interval within 0..1")
         return self
 
+    @model_validator(mode="after")
+    def _graph_fits_the_cost(self) -> Self:
+        if self.on_demand != (self.graph != FORWARD):
+            raise ValueError(
+                f"detector {self.name}: cost {self.cost} and graph {self.graph} do not fit; "
+                f"{' and '.join(sorted(ON_DEMAND))} detectors have a graph of their own, all "
+                f"others stand in {FORWARD}"
+            )
+        return self
+
+    @property
+    def on_demand(self) -> bool:
+        """Runs only in requests that name it."""
+        return self.cost in ON_DEMAND
+
 
 class DecisionPolicy(Closed):
-    """Which detector decides when the caller names none."""
+    """Which detector decides when the caller names none; one of forward.onnx."""
 
     primary: DetectorName
 
@@ -96,6 +138,35 @@ class GoldenTolerance(Closed):
 
     absolute: Annotated[float, Field(ge=0, le=0.1)]
     relative: Annotated[float, Field(ge=0, le=0.1)]
+
+
+class VariantPrice(Closed):
+    """What the variant costs and gains, both graphs measured on the same data and machine."""
+
+    accuracy: Share  # of the variant
+    accuracy_fp32: Share
+    # OOD set -> detector -> AUROC of forward.onnx, then of the variant; empty without OOD sets
+    auroc: dict[str, dict[DetectorName, Annotated[tuple[Share, Share], Field(strict=False)]]]
+    # batch size -> seconds of forward.onnx / seconds of the variant: above 1 is faster
+    speed_ratio: Annotated[dict[BatchSize, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    measured_on: Annotated[str, Field(min_length=1)]  # processor, threads, onnxruntime
+
+
+class VariantSpec(Closed):
+    """Another form of forward.onnx with the same outputs, served only where a setting says so.
+
+    Thresholds, calibration scores and golden outputs are its own; acceptance, calibration size
+    and all else of a detector are those of its entry in `detectors`.
+    """
+
+    name: Literal["int8"]
+    graph: Literal["forward-int8.onnx"]
+    calibration: Literal["calibration-int8.npz"]
+    golden: Literal["golden-int8.npz"]
+    # None: the bundle's.  Integer kernels of another processor may round a whole step apart.
+    golden_tolerance: GoldenTolerance | None = None
+    thresholds: dict[DetectorName, float]
+    price: VariantPrice
 
 
 class Provenance(Closed):
@@ -121,15 +192,39 @@ class Manifest(Closed):
     schema_version: Literal[1]
     name: BundleName
     version: BundleVersion
-    modality: Literal["image"]
+    modality: Modality
     description: str
-    input: ImageInput
+    input: ImageInput | TextInput
     class_names: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]
     detectors: Annotated[tuple[DetectorSpec, ...], Field(min_length=1, strict=False)]
     policy: DecisionPolicy
     golden_tolerance: GoldenTolerance
+    # of graphs with gradients inside; None: as above.  Where a gradient is all but zero its sign
+    # is rounding's, so that on another processor single pixels step the other way.
+    gradient_tolerance: GoldenTolerance | None = None
     files: dict[FileName, Digest]
     provenance: Provenance
+    variants: Annotated[tuple[VariantSpec, ...], Field(strict=False)] = ()
+    # how often each class, in the order of class_names, was predicted for the calibration inputs;
+    # None: not recorded, so a shift of the labels cannot be told
+    label_counts: Annotated[tuple[Count, ...], Field(strict=False)] | None = None
+
+    @model_validator(mode="after")
+    def _one_label_count_a_class(self) -> Self:
+        counts = self.label_counts
+        if counts is not None and (len(counts) != len(self.class_names) or sum(counts) == 0):
+            raise ValueError(
+                f"label_counts needs {len(self.class_names)} counts, one a class, not all 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _input_fits_the_modality(self) -> Self:
+        if isinstance(self.input, TextInput) != (self.modality == "text"):
+            raise ValueError(f"modality {self.modality} with the input of the other one")
+        if isinstance(self.input, TextInput) and self.input.tokenizer not in self.files:
+            raise ValueError(f"{self.input.tokenizer} is not in files")
+        return self
 
     @model_validator(mode="after")
     def _references_hold(self) -> Self:
@@ -138,12 +233,56 @@ class Manifest(Closed):
             raise ValueError(f"detector names repeat: {sorted(names)}")
         if self.policy.primary not in names:
             raise ValueError(f"policy.primary {self.policy.primary!r} is none of {sorted(names)}")
+        if self.detector(self.policy.primary).on_demand:
+            raise ValueError(
+                f"policy.primary {self.policy.primary!r} does not stand in {FORWARD}; the primary "
+                "detector answers every request"
+            )
         if len(set(self.class_names)) != len(self.class_names):
             raise ValueError("class names repeat")
         for spec in self.detectors:
             if spec.graph not in self.files:
                 raise ValueError(f"detector {spec.name}: graph {spec.graph} is not in files")
         return self
+
+    @model_validator(mode="after")
+    def _variants_are_complete(self) -> Self:
+        if len({variant.name for variant in self.variants}) != len(self.variants):
+            raise ValueError("variants repeat")
+        wanted = {spec.name for spec in self.detectors if not spec.on_demand}
+        for variant in self.variants:
+            for file in (variant.graph, variant.calibration, variant.golden):
+                if file not in self.files:
+                    raise ValueError(f"variant {variant.name}: {file} is not in files")
+            priced = {f"price.auroc of {set_}": v for set_, v in variant.price.auroc.items()}
+            for what, entries in {"thresholds": variant.thresholds, **priced}.items():
+                if set(entries) != wanted:
+                    raise ValueError(
+                        f"variant {variant.name}: {what} names {sorted(entries)}, "
+                        f"{FORWARD} has {sorted(wanted)}"
+                    )
+        return self
+
+    def tolerance_of(self, graph: str) -> GoldenTolerance:
+        """How far the golden outputs of one of the bundle's graphs may be missed."""
+        if self.gradient_tolerance is None:
+            return self.golden_tolerance
+        gradient = any(d.graph == graph and d.cost == "gradient" for d in self.detectors)
+        return self.gradient_tolerance if gradient else self.golden_tolerance
+
+    def forward_detectors(self) -> list[DetectorSpec]:
+        """The entries whose scores forward.onnx, or a variant of it, gives."""
+        return [spec for spec in self.detectors if not spec.on_demand]
+
+    def with_thresholds_of(self, variant: VariantSpec) -> Self:
+        """The manifest as it reads while that variant stands for forward.onnx."""
+        detectors = tuple(
+            spec
+            if spec.on_demand
+            else spec.model_copy(update={"threshold": variant.thresholds[spec.name]})
+            for spec in self.detectors
+        )
+        return self.model_copy(update={"detectors": detectors})
 
     def detector(self, name: str) -> DetectorSpec:
         """The entry of that name; KeyError if the bundle has none."""

@@ -12,6 +12,7 @@ from service.bundle import BundleError
 from service.cli import models, score
 from service.client import ClientError
 from service.errors import ServiceError
+from service.loading import VariantMissing
 from service.onnx_session import ProviderUnavailable
 from service.schemas import describe_problems
 from service.settings import LogLevel, Provider, Settings
@@ -31,7 +32,8 @@ def serve(
     models_dir: Annotated[Path | None, typer.Option(help="folder of bundles")] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port to listen on; 0: a free one")] = None,
-    model: Annotated[str | None, typer.Option(help="default model")] = None,
+    model: Annotated[str | None, typer.Option(help="default model for images")] = None,
+    text_model: Annotated[str | None, typer.Option(help="default model for texts")] = None,
     provider: Annotated[Provider | None, typer.Option(help="where to run the graphs")] = None,
     log_level: Annotated[LogLevel | None, typer.Option(help="least level to log")] = None,
 ) -> None:
@@ -46,6 +48,7 @@ def serve(
         "host": host,
         "port": port,
         "default_image_model": model,
+        "default_text_model": text_model,
         "provider": provider,
         "log_level": log_level,
     }
@@ -60,7 +63,7 @@ def main() -> None:
         app()
     except ValidationError as exc:
         _fail(f"setting {describe_problems(exc.errors())}", 2)
-    except (BundleError, ProviderUnavailable, ServiceError, ClientError) as exc:
+    except (BundleError, ProviderUnavailable, VariantMissing, ServiceError, ClientError) as exc:
         _fail(str(exc), 1)
 
 

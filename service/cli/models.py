@@ -5,10 +5,22 @@ from typing import Annotated
 
 import typer
 
-from service.bundle import BundleError, BundleRef, Manifest, find_bundles, read_manifest
+from service.bundle import (
+    BundleError,
+    BundleRef,
+    ImageInput,
+    Manifest,
+    Modality,
+    TextInput,
+    VariantSpec,
+    find_bundles,
+    read_manifest,
+)
 from service.cli.progress import track
-from service.errors import UnknownModel, UnknownVersion
-from service.repository import SessionOptions, no_bundles, open_bundle
+from service.errors import ModalityNotServed, UnknownModel, UnknownVersion
+from service.graphs import SessionOptions
+from service.loading import check_every_graph
+from service.repository import no_bundles
 from service.settings import Settings
 
 app = typer.Typer(
@@ -38,7 +50,8 @@ def verify(
     models_dir: ModelsDir = None,
     model: Annotated[str | None, typer.Argument(help="only this model")] = None,
 ) -> None:
-    """Check schema, digests, calibration and golden outputs as `serve` does.
+    """Check schema, digests, calibration and golden outputs as `serve` does, of every graph: also
+    those that `serve` opens on demand, and variants that no setting asks for.
 
     Example: oodscore models verify fashion-mnist
     """
@@ -50,7 +63,7 @@ def verify(
         raise UnknownModel(model, sorted({ref.name for ref in bundle_refs(models_dir)}))
     for ref in track(refs, "verifying"):
         try:
-            open_bundle(ref, options)
+            check_every_graph(ref, options)
         except BundleError as exc:
             failed = True
             typer.echo(f"{ref.name}  version {ref.version}  REFUSED  {exc}")
@@ -66,7 +79,7 @@ def show(
     version: Annotated[str | None, typer.Option(help="the highest if left out")] = None,
     models_dir: ModelsDir = None,
 ) -> None:
-    """Classes, detectors, thresholds and origin of one bundle.
+    """Classes, detectors, thresholds and origin of one bundle; what its int8 variant costs.
 
     Example: oodscore models show fashion-mnist
     """
@@ -82,28 +95,49 @@ def bundle_refs(models_dir: Path | None) -> list[BundleRef]:
     return refs
 
 
-def choose_bundle(models_dir: Path | None, model: str | None, version: str | None) -> BundleRef:
-    """By the rules of the service: default model, highest version.
+def choose_bundle(models_dir: Path | None, model: str, version: str | None) -> BundleRef:
+    """The highest version if none is named.
 
     Raises BundleIncomplete, UnknownModel, UnknownVersion.
     """
     refs = bundle_refs(models_dir)
-    name = model or Settings().default_image_model or refs[0].name
-    versions = [ref for ref in refs if ref.name == name]
+    versions = [ref for ref in refs if ref.name == model]
     if not versions:
-        raise UnknownModel(name, sorted({ref.name for ref in refs}))
+        raise UnknownModel(model, sorted({ref.name for ref in refs}))
     chosen = [ref for ref in versions if version in (None, ref.version)]
     if not chosen:
-        raise UnknownVersion(name, version or "", [ref.version for ref in versions])
+        raise UnknownVersion(model, version or "", [ref.version for ref in versions])
     return chosen[-1]
 
 
+def default_model(models_dir: Path | None, modality: Modality) -> str:
+    """By the rules of the service: the setting, else the first name whose newest version fits.
+
+    Raises BundleError, ModalityNotServed.
+    """
+    if named := Settings().default_models.get(modality):
+        return named
+    newest = {ref.name: ref for ref in bundle_refs(models_dir)}
+    for name, ref in newest.items():
+        if read_manifest(ref.path).modality == modality:
+            return name
+    raise ModalityNotServed(modality, list(newest))
+
+
+def _describe_input(spec: ImageInput | TextInput) -> str:
+    if isinstance(spec, TextInput):
+        return (
+            f"text, at most {spec.max_tokens} tokens, {spec.tokenizer} with "
+            f"{spec.vocabulary_size} ids"
+        )
+    size = f"{spec.height} x {spec.width} x {spec.channels}"
+    return f"image, {size}, {spec.resize}, {spec.interpolation}"
+
+
 def _describe(manifest: Manifest) -> str:
-    image = manifest.input
     lines = [
         f"{manifest.name} version {manifest.version}: {manifest.description}",
-        f"input      {manifest.modality}, {image.height} x {image.width} x {image.channels}, "
-        f"{image.resize}, {image.interpolation}",
+        f"input      {_describe_input(manifest.input)}",
         f"classes    {', '.join(manifest.class_names)}",
         f"created    {manifest.provenance.created.isoformat()}",
         f"decided by {manifest.policy.primary}",
@@ -114,6 +148,25 @@ def _describe(manifest: Manifest) -> str:
         lines.append(
             f"  {spec.name}: OOD above {spec.threshold:.6g}; accepts {spec.id_acceptance:.1%} of "
             f"ID ({low:.1%} to {high:.1%}, {spec.calibration_size} calibration scores); "
-            f"cost {spec.cost}"
+            f"cost {spec.cost}{', on demand: ' + spec.graph if spec.on_demand else ''}"
         )
+    for variant in manifest.variants:
+        lines += _describe_variant(variant)
     return "\n".join(lines)
+
+
+def _describe_variant(variant: VariantSpec) -> list[str]:
+    """Its price; every pair is forward.onnx, then the variant."""
+    price = variant.price
+    faster = ", ".join(f"{ratio:.2f}x at batch {n}" for n, ratio in price.speed_ratio.items())
+    lines = [
+        f"variant {variant.name}, served where OODSCORE_INT8_MODELS names the model",
+        f"  measured on {price.measured_on}",
+        f"  speed: {faster} (above 1 is faster)",
+        f"  accuracy: {price.accuracy_fp32:.2%} -> {price.accuracy:.2%}",
+    ]
+    for ood_set, detectors in price.auroc.items():
+        lines.append(f"  AUROC against {ood_set}")
+        lines += [f"    {name}: {a:.2%} -> {b:.2%}" for name, (a, b) in detectors.items()]
+    thresholds = ", ".join(f"{name} {t:.6g}" for name, t in variant.thresholds.items())
+    return [*lines, f"  OOD above: {thresholds}"]

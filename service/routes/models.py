@@ -5,11 +5,19 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import FileResponse
 
-from service.decision import ON_REQUEST
+from service.bundle import ImageInput, TextInput
 from service.errors import ReportMissing
-from service.repository import LoadedBundle, Repository
+from service.loading import LoadedBundle
+from service.repository import Repository
 from service.routes.dependencies import RepositoryOf
-from service.schemas import DetectorInfo, ModelInfo, ModelList, Problem
+from service.schemas import (
+    DetectorInfo,
+    ImageInfo,
+    ModelInfo,
+    ModelList,
+    Problem,
+    TextInfo,
+)
 
 router = APIRouter(tags=["models"])
 
@@ -55,11 +63,11 @@ def _info(repository: Repository, bundle: LoadedBundle) -> ModelInfo:
         name=bundle.name,
         version=bundle.version,
         versions=repository.versions(bundle.name),
-        default=bundle.name == repository.default,
+        default=bundle.name == repository.defaults.get(bundle.modality),
         modality=manifest.modality,
         description=manifest.description,
         classes=list(manifest.class_names),
-        input_size=(manifest.input.height, manifest.input.width, manifest.input.channels),
+        input=_input_info(manifest.input),
         primary_detector=manifest.policy.primary,
         detectors=[
             DetectorInfo(
@@ -69,13 +77,21 @@ def _info(repository: Repository, bundle: LoadedBundle) -> ModelInfo:
                 id_acceptance=spec.id_acceptance,
                 calibration_size=spec.calibration_size,
                 acceptance_interval=spec.acceptance_interval,
-                on_request=spec.cost in ON_REQUEST and spec.name != manifest.policy.primary,
+                on_demand=spec.on_demand,
+                state=bundle.state(spec.graph),
                 reference=spec.reference,
             )
             for spec in manifest.detectors
         ],
         provider=bundle.provider,
+        variant=bundle.variant,
         digest=bundle.digest,
         created=manifest.provenance.created,
         report=f"/models/{bundle.name}/{bundle.version}/report" if has_report else None,
     )
+
+
+def _input_info(spec: ImageInput | TextInput) -> ImageInfo | TextInfo:
+    if isinstance(spec, TextInput):
+        return TextInfo(max_tokens=spec.max_tokens, vocabulary_size=spec.vocabulary_size)
+    return ImageInfo(height=spec.height, width=spec.width, channels=spec.channels)

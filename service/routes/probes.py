@@ -1,30 +1,15 @@
-"""Liveness, readiness, metrics, and the entry page."""
+"""Liveness, readiness, metrics."""
 
 import asyncio
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from service.routes.dependencies import RuntimeOf
 from service.schemas import Problem, Status
 
 router = APIRouter()
-
-
-@router.get("/", include_in_schema=False)
-async def index(request: Request) -> Response:
-    """Where to go from here."""
-    return JSONResponse(
-        {
-            "service": request.app.title,
-            "release": request.app.version,
-            "score": "/score",
-            "models": "/models",
-            "documentation": "/docs",
-            "metrics": "/metrics",
-        }
-    )
 
 
 @router.head("/livez", include_in_schema=False)

@@ -60,7 +60,8 @@ async def score(request: Request) -> Response:
         else:
             parsed = parse_body(*arguments)
         asked = with_parameters(parsed, parameters)
-        bundle = repository.get(asked.model, asked.version)
+        name = repository.default(asked.modality) if asked.model is None else asked.model
+        bundle = repository.get(name, asked.version)
         plan = make_plan(bundle.manifest, bundle.calibration, asked.detectors, asked.id_acceptance)
         scored = await runtime.score(bundle, asked.inputs, plan, deadline)
     timing = {"Server-Timing": _server_timing(scored)}
@@ -68,7 +69,7 @@ async def score(request: Request) -> Response:
         request.state.answer_headers = timing  # for the handler of the error
         raise scored.answers[0]
     return Response(
-        to_response(bundle, scored.answers).model_dump_json(),
+        to_response(bundle, scored.answers).model_dump_json(exclude_none=True),
         media_type="application/json",
         headers=timing,
     )

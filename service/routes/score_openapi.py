@@ -1,14 +1,16 @@
-"""The documentation of POST /score, with examples that work against any image model."""
+"""The documentation of POST /score, with examples that work wherever the modality is served."""
 
 from typing import Any
 
 from service.decoding import CONTENT_TYPES as IMAGE_TYPES
-from service.request_bodies import JSON, MULTIPART, NPY
+from service.request_bodies import JSON, MULTIPART, NPY, TEXT
 from service.schemas import Problem, ScoreBody, ScoreParameters
 
 DESCRIPTION = """
-Says for each image whether the model knows it (`ID`) or not (`OOD`), with the label, the
+Says for each image or text whether the model knows it (`ID`) or not (`OOD`), with the label, the
 deciding score and every detector's score. Higher score = more OOD; `OOD` is score > threshold.
+
+One model answers: the one named, else the default of the inputs' modality.
 
 A request with one input succeeds or is refused. A request with several answers 200 with one
 entry per input, in order; an input that could not be scored carries `error` instead of a decision.
@@ -21,6 +23,7 @@ echoed. `Server-Timing` tells the milliseconds of each stage.
 _PNG = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 )
+_TEXT = "my card was declined, what can i do"
 
 
 def _json_schema() -> dict[str, Any]:
@@ -59,6 +62,10 @@ REQUEST: dict[str, Any] = {
                             "id_acceptance": 0.9,
                         }
                     },
+                    "one text": {"value": {"inputs": [{"text": _TEXT}]}},
+                    "two texts": {
+                        "value": {"inputs": [{"text": _TEXT}, {"text": "who wrote faust"}]}
+                    },
                 },
             },
             MULTIPART: {
@@ -73,6 +80,7 @@ REQUEST: dict[str, Any] = {
                     },
                 }
             },
+            TEXT: {"schema": {"type": "string", "description": "UTF-8"}, "example": _TEXT},
             **{
                 image_type: {"schema": {"type": "string", "format": "binary"}}
                 for image_type in IMAGE_TYPES
@@ -88,14 +96,17 @@ REQUEST: dict[str, Any] = {
     },
 }
 _REFUSALS = {
-    400: "Malformed request, invalid parameter, unknown detector, unreachable id_acceptance.",
+    400: "Malformed request, invalid parameter, unknown detector, unreachable id_acceptance, or "
+    "images and texts to no named model.",
     404: "Unknown model or version.",
     413: "Body, image, text or number of inputs too large.",
     415: "Content type not accepted.",
-    422: "The only input cannot be decoded, or is not what the model reads.",
+    422: "The only input cannot be decoded, or is not what the model reads; or no model of its "
+    "kind is served.",
     429: "The queue is full; Retry-After tells when to come back.",
     500: "The model failed on the only input.",
-    503: "The models are being loaded, or the service ended before the answer.",
+    503: "The models are being loaded, the service ended before the answer, or a detector on "
+    "demand cannot be served.",
     504: "The deadline passed.",
 }
 RESPONSES: dict[int | str, dict[str, Any]] = {

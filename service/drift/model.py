@@ -1,0 +1,110 @@
+"""All detectors and the labels of one model version."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle import Manifest
+from service.decision import Verdict
+from service.drift.detector import DetectorDrift
+from service.drift.labels import LabelDrift
+from service.drift.reference import Reference
+from service.drift.report import Began, ModelReport
+from service.drift.state_file import ModelState
+from service.drift.window import WindowSize
+from service.drift.words import summarise
+
+
+class ModelDrift:
+    """`identity` changes with the calibration scores.  Not for several threads at once."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        calibration: Mapping[str, NDArray[np.float32]],
+        identity: str,
+        size: WindowSize,
+        run_length: float,
+    ) -> None:
+        self.manifest = manifest
+        self.identity = identity
+        self._references = [Reference(d, calibration[d.name]) for d in manifest.detectors]
+        self._size = size
+        self._run_length = run_length
+        self._labels: LabelDrift | None = None
+        if manifest.label_counts is not None:
+            expected = np.array(manifest.label_counts, np.int64)
+            self._labels = LabelDrift(manifest.class_names, expected, size)
+        self._detectors: dict[str, DetectorDrift] = {}
+
+    def begin(self, now: float, saved: ModelState | None, unsaved: Began = "first_seen") -> None:
+        """Take up the saved evidence; where there is none that fits, begin at `now`."""
+        because: Began = unsaved
+        if saved is not None and saved.identity != self.identity:
+            saved, because = None, "bundle_changed"
+        for reference in self._references:
+            drift = DetectorDrift(reference, self._size, self._run_length, now, because)
+            state = saved.detectors.get(drift.name) if saved else None
+            if state is not None:
+                drift.sequential.restore(state)
+            self._detectors[drift.name] = drift
+
+    def add(self, verdicts: Sequence[Verdict], times: NDArray[np.float64]) -> None:
+        """Answers (n,) and when they were given, Unix seconds (n,)."""
+        if self._labels is not None:
+            self._labels.add([verdict.label_index for verdict in verdicts], times)
+        for name, (places, scores) in _by_detector(verdicts).items():
+            self._detectors[name].add(scores, times[places])
+
+    def report(self, now: float) -> ModelReport:
+        detectors = [drift.report(now) for drift in self._detectors.values()]
+        labels = None if self._labels is None else self._labels.report(now)
+        since = [d.cusum.since for d in detectors if d.cusum.since is not None]
+        return ModelReport(
+            name=self.manifest.name,
+            version=self.manifest.version,
+            summary=summarise(
+                self.manifest.policy.primary, detectors, labels, datetime.fromtimestamp(now, UTC)
+            ),
+            drifting=bool(since),
+            since=min(since, default=None),
+            labels=labels,
+            detectors=detectors,
+        )
+
+    def state(self) -> ModelState:
+        return ModelState(
+            identity=self.identity,
+            detectors={name: d.sequential.state() for name, d in self._detectors.items()},
+        )
+
+
+def _by_detector(
+    verdicts: Sequence[Verdict],
+) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Detector -> the places (m,) of the answers that name it, ascending, and its scores (m,).
+
+    Answers mostly name the same detectors: those are read as one matrix.
+    """
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for place, verdict in enumerate(verdicts):
+        alike.setdefault(tuple(verdict.detectors), []).append(place)
+    parts: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float32]]]] = {}
+    for names, members in alike.items():
+        rows = [[d.score for d in verdicts[place].detectors.values()] for place in members]
+        places = np.array(members)
+        for name, column in zip(names, np.array(rows, np.float32).T, strict=True):
+            parts.setdefault(name, []).append((places, column))
+    return {name: _in_order(some) for name, some in parts.items()}
+
+
+def _in_order(
+    parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]],
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    if len(parts) == 1:
+        return parts[0]
+    places = np.concatenate([some for some, _ in parts])
+    order = np.argsort(places)
+    return places[order], np.concatenate([scores for _, scores in parts])[order]

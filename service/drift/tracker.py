@@ -1,0 +1,135 @@
+"""Every answer of the service goes in, every report comes out.  No HTTP, no event loop."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle import Manifest
+from service.decision import Verdict
+from service.drift.model import ModelDrift
+from service.drift.report import Began, ModelReport
+from service.drift.state_file import ModelState, StateUnreadable, read_state, write_state
+from service.drift.window import WindowSize
+from service.logs import fields
+
+logger = logging.getLogger(__name__)
+
+# answers are taken in together: one by one numpy's calls would cost more than the sums
+_TOGETHER = 512
+_SAVE_EVERY_SECONDS = 10.0
+# a report is made anew at most so often, however many ask
+REPORT_EVERY_SECONDS = 2.0
+
+Key = tuple[str, str]  # name, version
+
+
+@dataclass(frozen=True)
+class DriftOptions:
+    """`run_length`: ID inputs between two false alarms, at least; `state_file` None: not kept."""
+
+    window: WindowSize
+    run_length: float
+    state_file: Path | None = None
+
+
+class DriftTracker:
+    """To be shared by threads.  Memory and the cost of an answer are constant."""
+
+    def __init__(self, options: DriftOptions, clock: Callable[[], float] = time.time) -> None:
+        self._options = options
+        self._clock = clock
+        self._models: dict[Key, ModelDrift] = {}
+        self._reports: dict[Key, ModelReport] = {}
+        self._reported_at = -REPORT_EVERY_SECONDS
+        self._waiting: list[tuple[Key, float, Sequence[Verdict]]] = []
+        self._waiting_count = 0
+        self._waiting_lock = threading.Lock()
+        self._lock = threading.Lock()  # of everything but what waits
+        self._saved_at = clock()
+        self._saved: Mapping[str, ModelState] = {}
+        self._unsaved: Began = "first_seen"
+        self._read()
+
+    def watch(
+        self, manifest: Manifest, calibration: Mapping[str, NDArray[np.float32]], identity: str
+    ) -> None:
+        """From now on answers of that model version are taken in."""
+        key = (manifest.name, manifest.version)
+        options = self._options
+        model = ModelDrift(manifest, calibration, identity, options.window, options.run_length)
+        model.begin(self._clock(), self._saved.get("/".join(key)), self._unsaved)
+        with self._lock:
+            self._models[key] = model
+
+    def add(self, name: str, version: str, verdicts: Sequence[Verdict]) -> None:
+        """Answers of one request, of a version that is watched.  Worker threads only."""
+        if not verdicts:
+            return
+        with self._waiting_lock:
+            self._waiting.append(((name, version), self._clock(), verdicts))
+            self._waiting_count += len(verdicts)
+            enough = self._waiting_count >= _TOGETHER
+        if enough:
+            with self._lock:
+                self._take_in()
+
+    def reports(self) -> list[ModelReport]:
+        """Every watched version; at most REPORT_EVERY_SECONDS old.  Takes milliseconds."""
+        with self._lock:
+            now = self._clock()
+            if abs(now - self._reported_at) >= REPORT_EVERY_SECONDS:
+                self._take_in()
+                self._reports = {key: model.report(now) for key, model in self._models.items()}
+                self._reported_at = now
+            return list(self._reports.values())
+
+    def close(self) -> None:
+        """Takes in what waits and keeps the evidence."""
+        with self._lock:
+            self._take_in()
+            self._save()
+
+    def _take_in(self) -> None:
+        with self._waiting_lock:
+            waiting, self._waiting, self._waiting_count = self._waiting, [], 0
+        if not waiting:
+            return
+        by_model: dict[Key, list[tuple[float, Sequence[Verdict]]]] = {}
+        for key, at, verdicts in waiting:
+            by_model.setdefault(key, []).append((at, verdicts))
+        for key, answers in by_model.items():
+            verdicts = [verdict for _, some in answers for verdict in some]
+            times = np.repeat([at for at, _ in answers], [len(some) for _, some in answers])
+            for start in range(0, len(verdicts), _TOGETHER):
+                part = slice(start, start + _TOGETHER)
+                self._models[key].add(verdicts[part], times[part])
+        if self._clock() - self._saved_at >= _SAVE_EVERY_SECONDS:
+            self._save()
+
+    def _read(self) -> None:
+        if self._options.state_file is None:
+            return
+        try:
+            self._saved = read_state(self._options.state_file)
+        except StateUnreadable as exc:
+            logger.error("the evidence of drift begins anew: %s", exc)
+            self._unsaved = "state_unreadable"
+
+    def _save(self) -> None:
+        path = self._options.state_file
+        self._saved_at = self._clock()
+        if path is None:
+            return
+        try:
+            write_state(path, {"/".join(key): model.state() for key, model in self._models.items()})
+        except OSError as exc:
+            logger.error(
+                "the evidence of drift could not be kept",
+                extra=fields(file=str(path), why=str(exc)),
+            )

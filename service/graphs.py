@@ -1,0 +1,142 @@
+"""Graphs of a bundle: opened, timed, held against the golden outputs before they answer.
+
+forward.onnx is opened with its bundle.  A graph of its own (input gradients, several passes) is
+opened when a request first names one of its detectors, and never by anyone else.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from service.bundle import (
+    BundleCorrupt,
+    Golden,
+    GoldenTolerance,
+    ImageInput,
+    TextInput,
+    check_golden,
+)
+from service.cpus import usable_cpus
+from service.errors import DetectorUnavailable
+from service.logs import fields
+from service.onnx_session import ModelInput, OnnxSession, Outputs, ScoreOutput
+
+logger = logging.getLogger(__name__)
+
+GraphState = Literal["ready", "not_opened", "failed"]
+
+# networks slower than this on one input are worth more than one thread
+_SMALL_NETWORK_SECONDS = 0.003
+# a broken graph fails again at once, want of memory passes: try, but not at every request
+RETRY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    provider: str = "auto"  # auto, cpu or cuda
+    threads: int | None = None  # inside one inference; None: by the network's speed
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a graph file has to read, give and reproduce."""
+
+    input: ImageInput | TextInput
+    outputs: Sequence[ScoreOutput]
+    golden: Golden  # may hold outputs of other graphs too
+    golden_batch: ModelInput  # the golden inputs as the graph reads them
+    golden_file: Path
+    tolerance: GoldenTolerance
+
+
+def open_graph(path: Path, expected: Expected, options: SessionOptions) -> OnnxSession:
+    """Raises BundleError naming the file, ProviderUnavailable."""
+    names = [output.name for output in expected.outputs]
+    session = OnnxSession(path, provider=options.provider, threads=options.threads or 1)
+    session.check_signature(expected.input, expected.outputs)
+    cpus = usable_cpus()
+    if options.threads is None and session.provider == "cpu" and cpus > 1:
+        first = expected.golden_batch[:1]
+        if _seconds_per_input(path, session, first, names) > _SMALL_NETWORK_SECONDS:
+            session = OnnxSession(path, provider=options.provider, threads=cpus)
+    served = _run(path, session, expected.golden_batch, names)
+    recorded = Golden(expected.golden.inputs, {n: expected.golden.outputs[n] for n in names})
+    check_golden(expected.golden_file, recorded, served, expected.tolerance)
+    return session
+
+
+class OnDemandGraph:
+    """A graph opened on first use: once, whatever the threads that ask for it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        file: str,
+        opener: Callable[[], OnnxSession],
+        sessions: MutableMapping[str, OnnxSession],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`file` lies in the bundle's `folder`; once open, its session is put into `sessions`."""
+        self._path = folder / file
+        self._file = file
+        self._opener = opener
+        self._sessions = sessions
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._retry_at: float | None = None  # set by a failure
+
+    @property
+    def state(self) -> GraphState:
+        if self._file in self._sessions:
+            return "ready"
+        return "not_opened" if self._retry_at is None else "failed"
+
+    def check(self) -> None:
+        """Never blocks.  Raises DetectorUnavailable for RETRY_SECONDS after a failure."""
+        wait = 0.0 if self._retry_at is None else self._retry_at - self._clock()
+        if wait > 0:
+            raise DetectorUnavailable(self._file, math.ceil(wait))
+
+    def session(self) -> OnnxSession:
+        """Opens the graph unless it is open; may take seconds.  Raises DetectorUnavailable."""
+        with self._lock:
+            if self._file in self._sessions:
+                return self._sessions[self._file]
+            self.check()
+            started = time.perf_counter()
+            try:
+                opened = self._opener()
+            except Exception as exc:  # of the bundle, of onnxruntime, of memory: all end here
+                self._retry_at = self._clock() + RETRY_SECONDS
+                logger.error("graph %s cannot be served: %s", self._path, exc)
+                raise DetectorUnavailable(self._file, math.ceil(RETRY_SECONDS)) from exc
+            self._retry_at = None
+            self._sessions[self._file] = opened
+        seconds = round(time.perf_counter() - started, 3)
+        logger.info("graph ready", extra=fields(graph=str(self._path), seconds=seconds))
+        return opened
+
+
+def _seconds_per_input(
+    path: Path, session: OnnxSession, single: ModelInput, outputs: Sequence[str]
+) -> float:
+    """The faster of two runs; the first also warms the session."""
+    times: list[float] = []
+    for _ in range(2):
+        started = time.perf_counter()
+        _run(path, session, single, outputs)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _run(path: Path, session: OnnxSession, batch: ModelInput, outputs: Sequence[str]) -> Outputs:
+    try:
+        return session.run(batch, outputs)
+    except Exception as exc:
+        raise BundleCorrupt(path, f"fails on the golden inputs ({exc})") from exc

@@ -1,0 +1,46 @@
+"""The page at /: drop an image or type a text, and see what the model makes of it."""
+
+from pathlib import Path
+
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse
+
+router = APIRouter(include_in_schema=False)
+
+_FOLDER = Path(__file__).parents[1] / "page"
+_INDEX = "index.html"
+_MEDIA_TYPES = {
+    _INDEX: "text/html",
+    "style.css": "text/css",
+    "script.js": "text/javascript",
+}
+# nothing of another origin, nothing inline, no frame around it
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+
+
+@router.get("/")
+async def index() -> FileResponse:
+    """The page itself; it asks /models and /score."""
+    return _file(_INDEX)
+
+
+@router.get("/page/{name}")
+async def asset(name: str) -> FileResponse:
+    """Its style and its script."""
+    if name not in _MEDIA_TYPES:
+        raise HTTPException(404)
+    return _file(name)
+
+
+def _file(name: str) -> FileResponse:
+    return FileResponse(_FOLDER / name, media_type=_MEDIA_TYPES[name], headers=_HEADERS)
