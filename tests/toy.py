@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from service.bundle import ImageInput
-from training.classifier import Classifier
+from training.classifier import Classifier, ImageClassifier
 from training.outputs import Outputs
 
 SPEC = ImageInput(height=28, width=28, channels=1, mean=(0.3,), std=(0.35,))
@@ -77,7 +77,7 @@ TOY_SPEC = ImageInput(height=12, width=12, channels=1, mean=(0.5,), std=(0.3,))
 def toy_classifier() -> Classifier:
     """Trained on the stripes to full accuracy, in two seconds; evaluation mode."""
     torch.manual_seed(0)
-    classifier = Classifier(ToyNet(), TOY_SPEC)
+    classifier = ImageClassifier(ToyNet(), TOY_SPEC)
     pixels, labels = toy_pixels(400, seed=1)
     optimiser = torch.optim.Adam(classifier.parameters(), lr=0.02)
     for _ in range(150):

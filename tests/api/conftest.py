@@ -6,6 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 from live_server import LiveServer, live_server
+from tiny_bundle import publish_tiny_bundle
+from tiny_text_bundle import publish_tiny_text_bundle
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +27,18 @@ def server(models_dir: Path) -> Generator[LiveServer]:
 @pytest.fixture
 def client(server: LiveServer) -> httpx.Client:
     return server.client
+
+
+@pytest.fixture(scope="session")
+def mixed_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of both modalities: tiny/1 reads images, words/1 texts.  Read only."""
+    repository = tmp_path_factory.mktemp("mixed")
+    publish_tiny_bundle(repository, "tiny", "1", seed=1)
+    publish_tiny_text_bundle(repository, "words", "1")
+    return repository
+
+
+@pytest.fixture(scope="session")
+def mixed(mixed_dir: Path) -> Generator[LiveServer]:
+    with live_server(mixed_dir) as running:
+        yield running

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from live_server import LiveServer, live_server
 from pictures import id_png, ood_png
-from tiny_bundle import id_images
+from tiny_bundle import PERTURBED, id_images, publish_tiny_bundle, write_forward_graph
 from typer.testing import CliRunner, Result
 
+from service.bundle import read_manifest, sha256_of, write_manifest
 from service.cli import app
 from service.client import ServiceRefused
+from service.errors import DetectorUnavailable
 
 runner = CliRunner()
 Run = Callable[..., Result]
@@ -60,6 +62,68 @@ def test_an_unreadable_file_is_told_and_fails(
     assert result.exit_code == 1
     assert f"{bad}  ERROR  image_unreadable" in result.stdout
     assert len(result.stdout.splitlines()) == 1 + neighbours
+
+
+def test_a_detector_on_demand_scores_offline_too(
+    run: Run, server: LiveServer, files: list[str]
+) -> None:
+    arguments = ("score", *files, "--json", "--model", "other", "--detectors", "odin,energy")
+    offline, remote = run(*arguments), run(*arguments, "--url", server.url)
+    assert offline.exit_code == remote.exit_code == 0, offline.output + remote.output
+    lines = [json.loads(line) for line in offline.stdout.splitlines()]
+    assert lines == [json.loads(line) for line in remote.stdout.splitlines()]
+    assert [list(line["detectors"]) for line in lines] == [["odin", "energy"]] * 5
+    assert {line["detector"] for line in lines} == {"odin"}
+    (left_out, *_) = run("score", files[0], "--json", "--model", "other").stdout.splitlines()
+    assert "odin" not in json.loads(left_out)["detectors"]
+
+
+@pytest.fixture
+def broken_odin(tmp_path: Path) -> str:
+    """A folder with one bundle whose graph on demand gives no `score/odin`; signed and sealed."""
+    repository = tmp_path / "models"
+    ref = publish_tiny_bundle(repository, "whole", "1", seed=7, everything=True)
+    write_forward_graph(ref.path / PERTURBED)
+    manifest = read_manifest(ref.path)
+    files = manifest.files | {PERTURBED: sha256_of(ref.path / PERTURBED)}
+    write_manifest(ref.path, manifest.model_copy(update={"files": files}))
+    return str(repository)
+
+
+def test_a_broken_graph_is_told_once_offline(
+    run: Run, broken_odin: str, files: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    fine = run("score", *files, "--models-dir", broken_odin)
+    assert fine.exit_code == 0, fine.output
+    result = run("score", *files, "--models-dir", broken_odin, "--detectors", "energy,odin")
+    assert isinstance(result.exception, DetectorUnavailable)
+    assert result.stdout == ""
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "has no output 'score/odin'" in message
+
+
+def test_verify_opens_every_graph(run: Run, broken_odin: str) -> None:
+    """Digests, seal and all that `serve` opens are right."""
+    result = run("models", "verify", "--models-dir", broken_odin)
+    assert result.exit_code == 1
+    assert "REFUSED" in result.stdout
+    assert f"whole/1/{PERTURBED}: has no output 'score/odin'" in result.stdout
+
+
+def test_show_prints_graphs_on_demand_and_the_price_of_int8(run: Run, tmp_path: Path) -> None:
+    publish_tiny_bundle(tmp_path / "m", "whole", "1", seed=7, everything=True)
+    shown = run("models", "show", "whole", "--models-dir", str(tmp_path / "m")).stdout
+    assert f"cost gradient, on demand: {PERTURBED}" in shown
+    price = shown[shown.index("variant int8") :].splitlines()
+    assert "OODSCORE_INT8_MODELS" in price[0]
+    assert "  speed: 0.90x at batch 1, 2.25x at batch 32 (above 1 is faster)" in price
+    assert "  accuracy: 100.00% -> 98.75%" in price
+    where = price.index("  AUROC against grey")
+    assert price[where + 1 : where + 4] == [
+        f"    {detector}: 99.00% -> 98.00%" for detector in ("combined", "energy", "msp")
+    ]
+    assert price[-1].startswith("  OOD above: combined ")
+    assert "int8" not in run("models", "show", "tiny").stdout
 
 
 def test_groups_larger_than_one_request_keep_their_order(

@@ -21,15 +21,25 @@ FAMILIES = {
     "oodscore_batch_size",
     "oodscore_build_info",
     "oodscore_calibration_age_seconds",
+    "oodscore_calibration_labels",
     "oodscore_calibration_size",
     "oodscore_decisions_total",
     "oodscore_detector_ood_total",
+    "oodscore_drift_alarms_total",
+    "oodscore_drift_evidence",
+    "oodscore_drift_ks",
+    "oodscore_drift_martingale_alarms_total",
+    "oodscore_drift_psi",
+    "oodscore_drift_run_length",
+    "oodscore_drift_wasserstein",
+    "oodscore_drift_window_size",
     "oodscore_expected_ood_rate",
     "oodscore_in_flight",
     "oodscore_model_info",
     "oodscore_model_ready",
     "oodscore_p_value",
     "oodscore_predicted_label_total",
+    "oodscore_primary_detector",
     "oodscore_queue_items",
     "oodscore_rejected_inputs_total",
     "oodscore_rejected_requests_total",
@@ -37,6 +47,7 @@ FAMILIES = {
     "oodscore_requests_total",
     "oodscore_score_decile_total",
     "oodscore_stage_duration_seconds",
+    "oodscore_truncated_texts_total",
 }
 
 
@@ -160,7 +171,7 @@ def test_models_are_described(client: httpx.Client) -> None:
     assert tiny["detectors"][0]["calibration_size"] == 199
     assert client.get("/models/tiny", params={"version": "1"}).json()["version"] == "1"
     odin = client.get("/models/other").json()["detectors"][-1]
-    assert (odin["name"], odin["on_request"]) == ("odin", True)
+    assert (odin["name"], odin["on_demand"]) == ("odin", True)
 
 
 def test_report_is_served_without_rights(client: httpx.Client) -> None:
@@ -170,11 +181,6 @@ def test_report_is_served_without_rights(client: httpx.Client) -> None:
     assert "default-src 'none'" in policy
     assert "sandbox" in policy
     assert response.headers["x-content-type-options"] == "nosniff"
-
-
-def test_index_leads_on(client: httpx.Client) -> None:
-    for path in ("models", "documentation", "metrics"):
-        assert client.get(client.get("/").json()[path]).status_code == 200
 
 
 def test_metric_names_are_pinned(client: httpx.Client) -> None:
@@ -209,6 +215,14 @@ def test_scores_are_counted(models_dir: Path) -> None:
             assert count("detector_ood_total", bound) >= 3
             assert count("calibration_size", bound) == 199
             assert count("expected_ood_rate", bound) == pytest.approx(0.05)
+        assert count("primary_detector", model | {"detector": "combined"}) == 1
+        assert value("oodscore_primary_detector", model | {"detector": "energy"}) is None
+        manifest = running.runtime.require_repository().get("tiny").manifest
+        recorded = [
+            count("calibration_labels", model | {"label": name}) for name in manifest.class_names
+        ]
+        assert recorded == list(manifest.label_counts or ())
+        assert sum(recorded) == 199
         assert count("batch_size_count", {"model": "tiny"}) == 4
         assert count("requests_total", {"route": "/score", "status": "200"}) == 4
         assert count("requests_total", {"route": "unmatched", "status": "404"}) == 1

@@ -143,7 +143,7 @@ def test_no_bundles_and_unknown_default_stop_the_start(models_dir: Path, tmp_pat
     assert "holds no bundle" in log
     status, log = ServeProcess(models_dir, default_image_model="nope").end()
     assert status == 1
-    assert "no model 'nope'" in log
+    assert "no image model 'nope'" in log
 
 
 def test_a_bad_setting_is_wrong_usage(models_dir: Path) -> None:

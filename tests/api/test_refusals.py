@@ -63,9 +63,26 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, str]] = {
     "nothing at all": ({}, 400, "no_inputs"),
     "no type": ({"content": id_png()}, 415, TYPE_REFUSED),
     "form type": ({"data": {"a": "b"}}, 415, TYPE_REFUSED),
-    "text to an image model": ({"json": {"inputs": [{"text": "hi"}]}}, 422, "wrong_modality"),
-    "text part": ({"files": [("text", (None, b"hi"))]}, 422, "wrong_modality"),
-    "text too long": ({"json": {"inputs": [{"text": "x" * 100_001}]}}, 413, "text_too_long"),
+    "text to an image model": (
+        {"json": {"model": "tiny", "inputs": [{"text": "hi"}]}},
+        422,
+        "wrong_modality",
+    ),
+    "text part to an image model": (
+        {"files": [("text", (None, b"hi"))], "params": {"model": "tiny"}},
+        422,
+        "wrong_modality",
+    ),
+    "text where there is no text model": (
+        {"json": {"inputs": [{"text": "hi"}]}},
+        422,
+        "modality_not_served",
+    ),
+    "image and text to no model": (
+        {"json": {"inputs": [{"image": GOOD}, {"text": "hi"}]}},
+        400,
+        "mixed_modalities",
+    ),
     "not json": (text_json(NOT_JSON), 400, "malformed_request"),
     "json, not utf-8": (
         {"content": b'{"inputs": [{"text": "\xff"}]}', "headers": JSON},
@@ -84,6 +101,12 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, str]] = {
     "base64 not ascii": (base64_json("é"), 422, "base64_invalid"),
     "unpadded base64": (base64_json("abcde"), 422, "base64_invalid"),
     "base64 of nothing": (base64_json(""), 422, "image_unreadable"),
+    "text in another charset": (
+        {"content": b"x", "headers": {"Content-Type": "text/plain; charset=latin-1"}},
+        415,
+        TYPE_REFUSED,
+    ),
+    "no text": ({"content": b"", "headers": {"Content-Type": "text/plain"}}, 400, "no_inputs"),
     "10,000 json inputs": (
         {"json": {"inputs": [{"text": "x"}] * 10_000}},
         413,
@@ -106,11 +129,6 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, str]] = {
     "multipart, no part": ({"content": b"--b--\r\n", "headers": BOUNDARY}, 400, "no_inputs"),
     "multipart, nonsense": ({"content": b"xyz", "headers": BOUNDARY}, 400, "malformed_request"),
     "multipart, other part": ({"files": {"photo": id_png()}}, 400, "malformed_request"),
-    "multipart, text not utf-8": (
-        {"files": [("text", (None, b"\xff"))]},
-        400,
-        "malformed_request",
-    ),
     "npy, empty": (array(b""), 400, "no_inputs"),
     "npy, no rows": (array(npy(ONE[:0])), 400, "no_inputs"),
     "npy, 10,000 rows": (array(npy(id_images(10_000, 1))), 413, "too_many_inputs"),

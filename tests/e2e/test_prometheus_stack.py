@@ -18,16 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
+from pictures import npy
+from tiny_bundle import id_images
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
 SMOKE = DEPLOY / "smoke.py"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 MISSING = [name for name in ("prometheus", "promtool") if shutil.which(name) is None]
-SCRAPE_INTERVAL = "200ms"
-PATIENCE_SECONDS = 30.0
+# no shorter: on a busy machine a scrape takes seconds, and no timeout may pass the interval
+SCRAPE_INTERVAL = "3s"
+PATIENCE_SECONDS = 120.0
+# no statistic of drift is given for fewer than 200
+BATCH = 250
 
 pytestmark = pytest.mark.skipif(
     bool(MISSING), reason=f"not on the PATH: {', '.join(MISSING)} (Debian package prometheus)"
@@ -93,7 +100,10 @@ class Stack:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         answer = httpx.get(
-            f"{self.prometheus}/api/v1/query", params={"query": expression}, trust_env=False
+            f"{self.prometheus}/api/v1/query",
+            params={"query": expression},
+            trust_env=False,
+            timeout=PATIENCE_SECONDS,
         )
         assert answer.status_code == httpx.codes.OK, f"{expression}\n{answer.text}"
         return answer.json()["data"]["result"]
@@ -101,7 +111,9 @@ class Stack:
     def send_traffic(self) -> None:
         """Good requests, one bad input among good ones, and one request refused as a whole."""
         picture = runpy.run_path(str(SMOKE))["grey_ramp_png"]
-        with httpx.Client(base_url=self.service, trust_env=False) as client:
+        with httpx.Client(
+            base_url=self.service, trust_env=False, timeout=PATIENCE_SECONDS
+        ) as client:
             png = {"Content-Type": "image/png"}
             for side in (8, 16, 32):
                 answer = client.post("/score", content=picture(side), headers=png)
@@ -111,29 +123,54 @@ class Stack:
             answer = client.post("/score", content=b"no picture", headers=png)
             assert answer.is_client_error, answer.text
             assert client.get("/models").status_code == httpx.codes.OK
+            self.score(id_images(BATCH, 800))
+
+    def score(self, images: NDArray[np.uint8]) -> None:
+        """Images (n, 8, 8, 1) in one request."""
+        headers = {"Content-Type": "application/x-npy"}
+        answer = httpx.post(
+            f"{self.service}/score",
+            content=npy(images),
+            headers=headers,
+            trust_env=False,
+            timeout=PATIENCE_SECONDS,
+        )
+        assert answer.status_code == httpx.codes.OK, answer.text
 
 
-def prometheus_config(service: str, prometheus: str) -> dict[str, Any]:
+def prometheus_config(
+    stack: Stack, rules: Path = PROMETHEUS, alertmanager: str | None = None
+) -> dict[str, Any]:
     """The shipped configuration, faster and with addresses in place of container names."""
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
     config["global"] = dict.fromkeys(
         ("scrape_interval", "scrape_timeout", "evaluation_interval"), SCRAPE_INTERVAL
     )
-    config["rule_files"] = [str(PROMETHEUS / pattern) for pattern in config["rule_files"]]
-    targets = {"oodscore": service, "prometheus": prometheus}
-    for job in config["scrape_configs"]:
+    config["rule_files"] = [str(rules / pattern) for pattern in config["rule_files"]]
+    addresses = {"oodscore": stack.service, "prometheus": stack.prometheus}
+    if alertmanager is None:
+        del config["alerting"]
+    else:
+        addresses["alertmanager"] = alertmanager
+        config["alerting"]["alertmanagers"] = [{"static_configs": [_target(alertmanager)]}]
+    jobs = [job for job in config["scrape_configs"] if job["job_name"] in addresses]
+    for job in jobs:
         job.pop("dns_sd_configs", None)
-        job["static_configs"] = [{"targets": [targets[job["job_name"]].removeprefix("http://")]}]
-    return config
+        job["static_configs"] = [_target(addresses[job["job_name"]])]
+    return config | {"scrape_configs": jobs}
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("stack")
-    stack = Stack(*(f"http://127.0.0.1:{free_port()}" for _ in range(2)))
-    config = folder / "prometheus.yml"
-    config.write_text(yaml.safe_dump(prometheus_config(stack.service, stack.prometheus)))
+def _target(url: str) -> dict[str, list[str]]:
+    return {"targets": [url.removeprefix("http://")]}
 
+
+@contextmanager
+def serving_and_watched(
+    stack: Stack, config: dict[str, Any], models_dir: Path, folder: Path
+) -> Iterator[None]:
+    """The service and a Prometheus with that configuration."""
+    path = folder / "prometheus.yml"
+    path.write_text(yaml.safe_dump(config))
     serve = running(
         [Path(sys.executable).parent / "oodscore", "serve"],
         f"{stack.service}/readyz",
@@ -149,7 +186,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterato
     watch = running(
         [
             "prometheus",
-            f"--config.file={config}",
+            f"--config.file={path}",
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address={stack.prometheus.removeprefix('http://')}",
             "--log.level=warn",
@@ -160,6 +197,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterato
     with serve, watch:
         # A rate needs two scrapes with something between them, also of labels seen only now.
         wait_until(lambda: bool(stack.query('up{job="oodscore"} == 1')), "the first scrape")
+        yield
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("stack")
+    stack = Stack(*(f"http://127.0.0.1:{free_port()}" for _ in range(2)))
+    with serving_and_watched(stack, prometheus_config(stack), models_dir, folder):
         stack.send_traffic()
         wait_until(lambda: bool(stack.query("oodscore_rejected_inputs_total > 0")), "a scrape")
         stack.send_traffic()
@@ -167,6 +212,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterato
         wait_until(
             lambda: bool(stack.query("oodscore:rejected_inputs:rate5m > 0")), "the rules' results"
         )
+        for last in ("drift_psi:of_alarm", "label_shift_alarm_level:1h", "ood_burn_by_chance:6h"):
+            wait_until(lambda name=last: bool(stack.query(f"oodscore:{name}")), last)
         yield stack
 
 
@@ -178,6 +225,14 @@ def panel_queries() -> list[Any]:
                 name = f"{path.stem}-{panel['title']}-{target['refId']}".replace(" ", "_")
                 found.append(pytest.param(target["expr"], id=name))
     return found
+
+
+def annotation_queries() -> list[Any]:
+    return [
+        pytest.param(note["expr"], id=f"{path.stem}-{note['name']}")
+        for path in DASHBOARDS
+        for note in json.loads(path.read_text())["annotations"]["list"]
+    ]
 
 
 def variable_queries() -> list[Any]:
@@ -209,9 +264,14 @@ def filled_in(query: str) -> str:
 
 @pytest.mark.parametrize("query", panel_queries())
 def test_every_panel_shows_something(stack: Stack, query: str) -> None:
+    wait_until(lambda: bool(stack.query(filled_in(query))), filled_in(query))
     samples = stack.query(filled_in(query))
-    assert samples, filled_in(query)
     assert all(sample["value"][1] != "NaN" for sample in samples), samples
+
+
+@pytest.mark.parametrize("query", annotation_queries())
+def test_every_annotation_can_be_asked_for(stack: Stack, query: str) -> None:
+    stack.query(filled_in(query))
 
 
 @pytest.mark.parametrize("query", variable_queries())
@@ -237,8 +297,9 @@ def test_no_rule_fails(stack: Stack) -> None:
 
 
 def test_prometheus_counts_what_was_sent(stack: Stack) -> None:
-    # Two rounds of send_traffic: three single pictures and one good part each.
-    assert stack.query("sum(oodscore_decisions_total)")[0]["value"][1] == "8"
+    # Two rounds of send_traffic: three single pictures, one good part and one batch each.
+    expected = str(2 * (3 + 1 + BATCH))
+    assert stack.query("sum(oodscore_decisions_total)")[0]["value"][1] == expected
     (ratio,) = stack.query("oodscore:ood_ratio:rate5m")
     assert 0 <= float(ratio["value"][1]) <= 1
 

@@ -16,6 +16,7 @@ from service.settings import Settings
 from training.benchmarks import BENCHMARKS
 from training.config import load_config
 from training.detectors import DETECTORS
+from training.graph_detectors import GRAPH_DETECTORS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -48,6 +49,23 @@ def test_make_targets_exist_and_ci_runs_them(command: str) -> None:
     assert command in INTERACTIVE or f"\n{command}\n" in CI
 
 
+def test_the_demo_prints_what_is_to_be_expected() -> None:
+    """Words only: the figures behind the label may move in their last place."""
+    (block,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, ROOT / "deploy" / "demo" / "demo.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = [line for line in done.stdout.splitlines() if "  (label " in line]
+    expected = [line.removesuffix("...)") for line in block.splitlines()]
+    assert len(printed) == len(expected) == 4
+    for line, words in zip(printed, expected, strict=True):
+        assert line.startswith(words)
+
+
 @pytest.fixture(scope="module")
 def shipped() -> Generator[LiveServer]:
     with live_server(ROOT / "models") as server:
@@ -64,7 +82,7 @@ def test_curl_commands_are_answered(shipped: LiveServer, command: str) -> None:
     elif "/score" in command:
         (result,) = json.loads(done.stdout)["results"]
         assert result["decision"] == "ID"
-        assert result["label"] == "Sneaker"
+        assert result["label"] == ("book_flight" if "flight" in command else "Sneaker")
     else:
         assert json.loads(done.stdout)["name"] == "fashion-mnist"
 
@@ -85,22 +103,34 @@ def test_training_commands_name_what_exists(command: str) -> None:
     _, verb, argument, *_ = shlex.split(command)
     if verb == "run":
         assert load_config(ROOT / argument).primary == "combined"
+    elif verb == "evaluate":
+        assert (ROOT / argument / "manifest.json").is_file()
     else:
         assert verb == "benchmark"
         assert argument in BENCHMARKS
 
 
 def test_every_setting_is_listed_and_nothing_else() -> None:
-    listed = set(re.findall(r"`OODSCORE_([A-Z_]+)`", README)) - {"DATA"}
+    listed = set(re.findall(r"`OODSCORE_([A-Z0-9_]+)`", README)) - {"DATA"}
     assert listed == {name.upper() for name in Settings.model_fields}
 
 
 def test_every_detector_is_listed() -> None:
-    for name in DETECTORS:
+    for name in DETECTORS | GRAPH_DETECTORS:
         assert f"`{name}`" in README
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/http-api.md", "docs/deployment.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "docs/http-api.md",
+        "docs/deployment.md",
+        "docs/backbones.md",
+        "docs/combined.md",
+        "docs/text.md",
+    ],
+)
 def test_links_between_files_hold(page: str) -> None:
     file = ROOT / page
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", file.read_text()):

@@ -27,7 +27,7 @@ pytestmark = [
     ),
 ]
 ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "models" / "fashion-mnist" / "1"
+BUNDLE = ROOT / "models" / "fashion-mnist" / "2"
 CONFIG = ROOT / "training" / "configs" / "fashion_mnist.toml"
 
 
@@ -39,7 +39,7 @@ def config() -> RunConfig:
 @pytest.fixture(scope="module")
 def roles(config: RunConfig) -> Roles:
     try:
-        return load_roles(config.data, config.input, config.seed)
+        return load_roles(config.data, config.form, config.seed)
     except DataUnavailable as exc:
         pytest.skip(str(exc))
 
@@ -91,8 +91,8 @@ def test_auroc_of_every_detector_is_the_reported_one(test_id: SetScores, roles: 
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_torch_and_onnx_agree_on_a_thousand_images(roles: Roles, batch: int) -> None:
     """Half garments, half digits."""
-    digits = roles.test_ood["mnist"].images[:500]
-    pixels = np.concatenate([roles.test_id.images[:500], digits])
+    digits = roles.test_ood["mnist"].inputs[:500]
+    pixels = np.concatenate([roles.test_id.inputs[:500], digits])
     expected = torch_network(load_scorer(BUNDLE))(pixels)
     network = open_network(BUNDLE / FORWARD)
     whole = network(pixels)
@@ -109,9 +109,9 @@ def test_one_epoch_from_the_shipped_config_learns_and_detects(tmp_path: Path) ->
     one_epoch = config.optimiser.model_copy(update={"epochs": 1})
     config = config.model_copy(update={"optimiser": one_epoch, "seed": 11})
     assert config.objective in OBJECTIVES
-    roles = load_roles(config.data, config.input, config.seed)
-    scorer, _ = train_and_fit(config, roles, tmp_path)
-    network = torch_network(scorer)
+    roles = load_roles(config.data, config.form, config.seed)
+    scorers, _ = train_and_fit(config, roles, tmp_path)
+    network = torch_network(scorers.forward)
     id_scores = score_set(network, roles.test_id)
     assert (id_scores.logits.argmax(1) == roles.test_id.labels).mean() > 0.85
     ood_scores = score_set(network, roles.test_ood["mnist"])

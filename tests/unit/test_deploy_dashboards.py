@@ -9,6 +9,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from service.drift import DriftCollector, DriftOptions, DriftTracker, WindowSize
 from service.metrics import Metrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -32,6 +33,10 @@ def exported() -> dict[str, set[str]]:
                     names[family.name + suffix] = set(labels) | (
                         {"le"} if suffix == "_bucket" else set()
                     )
+    window = WindowSize(2000, 3600)
+    for family in DriftCollector(DriftTracker(DriftOptions(window, 30_000))).describe():
+        for suffix in _SUFFIXES[family.type]:
+            names[family.name + suffix] = {"model", "version", "detector"}
     for family in registry.collect():
         for suffix in _SUFFIXES[family.type]:
             names.setdefault(family.name + suffix, set())
@@ -68,6 +73,7 @@ def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
 
 def queries(dashboard: dict[str, Any]) -> list[str]:
     found = [t["expr"] for p in panels(dashboard) for t in p.get("targets", [])]
+    found += [note["expr"] for note in dashboard["annotations"]["list"]]
     return found + [
         v["query"]["query"] for v in dashboard["templating"]["list"] if v["type"] == "query"
     ]
@@ -129,8 +135,8 @@ def test_data_sources_are_the_provisioned_one(dashboard: dict[str, Any]) -> None
             assert panel["datasource"] == expected, panel["title"]
             assert panel["targets"], panel["title"]
             assert all(t["datasource"] == expected for t in panel["targets"]), panel["title"]
-    for variable in dashboard["templating"]["list"]:
-        assert variable["datasource"] == expected, variable["name"]
+    for asking in dashboard["templating"]["list"] + dashboard["annotations"]["list"]:
+        assert asking["datasource"] == expected, asking["name"]
 
 
 def test_variables_are_defined(dashboard: dict[str, Any]) -> None:
@@ -159,6 +165,6 @@ def test_panels_are_explained_and_do_not_overlap(dashboard: dict[str, Any]) -> N
 def test_dashboards_have_fixed_addresses() -> None:
     uids = [load(path)["uid"] for path in DASHBOARDS]
     assert len(set(uids)) == len(uids)
-    assert "oodscore-overview" in uids
+    assert set(uids) == {"oodscore-overview", "oodscore-model", "oodscore-operations"}
     assert all(load(path).get("id") is None for path in DASHBOARDS)
     assert not [path for path in DASHBOARDS if "__inputs" in load(path)]

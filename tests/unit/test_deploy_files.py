@@ -99,8 +99,8 @@ def test_every_container_is_locked_down(stack: dict[str, Any]) -> None:
 
 
 def test_ports_are_published_on_loopback_unless_asked_otherwise(stack: dict[str, Any]) -> None:
-    ports = [port for service in stack["services"].values() for port in service["ports"]]
-    assert len(ports) == 3
+    ports = [port for service in stack["services"].values() for port in service.get("ports", [])]
+    assert len(ports) == 4
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
 
     moved = compose_config(
@@ -110,7 +110,7 @@ def test_ports_are_published_on_loopback_unless_asked_otherwise(stack: dict[str,
 
 
 def test_images_of_others_are_pinned(stack: dict[str, Any]) -> None:
-    for name in ("prometheus", "grafana"):
+    for name in ("prometheus", "alertmanager", "grafana"):
         assert re.search(r":v?\d+\.\d+\.\d+$", stack["services"][name]["image"]), name
 
 
@@ -131,7 +131,34 @@ def test_mounts_of_the_host_are_read_only(stack: dict[str, Any]) -> None:
         for mount in service["volumes"]:
             if mount["type"] == "bind":
                 assert mount["read_only"] is True, mount
-                assert mount["source"] == str(ROOT / "models") or Path(mount["source"]).is_dir()
+                assert mount["source"] == str(ROOT / "models") or Path(mount["source"]).exists()
+
+
+def test_what_is_written_outlives_the_containers(stack: dict[str, Any]) -> None:
+    volumes = {
+        name: [mount["source"] for mount in service["volumes"] if mount["type"] == "volume"]
+        for name, service in stack["services"].items()
+    }
+    kept = [name for name in volumes if volumes[name]]
+    assert kept == ["alertmanager", "grafana", "prometheus"]
+    assert {source for some in volumes.values() for source in some} == set(stack["volumes"])
+
+
+def test_alerts_find_their_way(stack: dict[str, Any]) -> None:
+    """Prometheus -> Alertmanager -> webhook, by names and ports of the compose file."""
+    prometheus = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    (sender,) = prometheus["alerting"]["alertmanagers"]
+    (target,) = sender["static_configs"][0]["targets"]
+    name, _, port = target.partition(":")
+    assert stack["services"][name]["ports"][0]["target"] == int(port)
+
+    alertmanager = yaml.safe_load((ROOT / "deploy/alertmanager/alertmanager.yml").read_text())
+    (receiver,) = alertmanager["receivers"]
+    (hook,) = receiver["webhook_configs"]
+    host, _, port = hook["url"].removeprefix("http://").rstrip("/").partition(":")
+    assert stack["services"][host]["command"][-1] == port
+    routes = alertmanager["route"]["routes"]
+    assert {route["receiver"] for route in [alertmanager["route"], *routes]} == {receiver["name"]}
 
 
 def test_grafana_waits_for_a_healthy_prometheus(stack: dict[str, Any]) -> None:

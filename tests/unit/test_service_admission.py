@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from pictures import encode, id_png
 
 from service.admission import Admission, PixelBudget
+from service.batches import BatchLimits
 from service.decision import Verdict, make_plan
 from service.decoding import ImageLimits
 from service.errors import DeadlinePassed, Overloaded
+from service.graphs import SessionOptions
 from service.inputs import EncodedImage, PixelImage
-from service.repository import SessionOptions, open_repository
+from service.repository import open_repository
 from service.scoring import Deadline, Scorer
 
 MEGA = 1_000_000
@@ -162,10 +164,10 @@ def test_a_large_image_is_not_overtaken_for_ever() -> None:
 
 
 def test_an_image_waits_for_the_budget_until_its_deadline(models_dir: Path) -> None:
-    bundle = open_repository(models_dir, SessionOptions("cpu"), "tiny").get("tiny")
+    bundle = open_repository(models_dir, SessionOptions("cpu")).get("tiny")
     plan = make_plan(bundle.manifest, bundle.calibration)
     budget = PixelBudget(2 * MEGA)
-    scorer = Scorer(ImageLimits(10 * MEGA, MEGA), budget, inference_batch=4)
+    scorer = Scorer(ImageLimits(10 * MEGA, MEGA), budget, BatchLimits(4, 4, 1024))
     large, wide = np.zeros((1000, 1000, 1), np.uint8), np.zeros((1000, 1000, 3), np.uint8)
     inputs = [EncodedImage(encode(wide, name)) for name in ("PNG", "WEBP", "JPEG")]
     with budget.claim(1) as claim:

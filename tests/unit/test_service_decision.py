@@ -36,7 +36,7 @@ def detector(name: str, cost: str = "logits") -> DetectorSpec:
     return DetectorSpec(
         name=name,
         output=f"score/{name}",
-        graph="forward.onnx",
+        graph="forward.onnx" if cost == "logits" else f"{cost}-{name}.onnx",
         cost=cost,  # type: ignore[arg-type]
         hyperparameters={},
         threshold=threshold_at(CALIBRATION[name], 0.95),
@@ -59,7 +59,7 @@ def manifest(*detectors: DetectorSpec, primary: str = "a") -> Manifest:
         detectors=detectors,
         policy=DecisionPolicy(primary=primary),
         golden_tolerance=GoldenTolerance(absolute=0.0, relative=0.0),
-        files={"forward.onnx": "0" * 64},
+        files={spec.graph: "0" * 64 for spec in detectors},
         provenance=Provenance(
             created=datetime(2026, 1, 1, tzinfo=UTC),
             config={},
@@ -92,11 +92,15 @@ def test_the_primary_decides_unless_another_is_named_first() -> None:
     assert [d.name for d in plan(detectors=["b", "a", "b"]).detectors] == ["b", "a"]
 
 
-def test_expensive_detectors_run_on_request_or_as_the_primary() -> None:
-    costly = manifest(detector("a"), detector("b", "gradient"))
-    assert [d.name for d in make_plan(costly, CALIBRATION).detectors] == ["a"]
-    costly = manifest(detector("a"), detector("b", "multi_pass"), primary="b")
-    assert [d.name for d in make_plan(costly, CALIBRATION).detectors] == ["a", "b"]
+def test_expensive_detectors_run_only_when_named() -> None:
+    for cost in ("gradient", "multi_pass"):
+        costly = manifest(detector("a"), detector("b", cost))
+        assert [d.name for d in make_plan(costly, CALIBRATION).detectors] == ["a"]
+        named = make_plan(costly, CALIBRATION, ["b", "a"])
+        assert [d.name for d in named.detectors] == ["b", "a"]
+        assert named.deciding == "b"
+        with pytest.raises(ValueError, match=r"primary 'b' does not stand in forward\.onnx"):
+            manifest(detector("a"), detector("b", cost), primary="b")
 
 
 def test_unknown_detectors_and_impossible_acceptances_are_refused() -> None:

@@ -11,16 +11,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tiny_bundle import id_images
+from tiny_bundle import id_images, publish_tiny_bundle
+from tiny_text_bundle import publish_tiny_text_bundle
 
 from service.bundle import FORWARD, BundleCorrupt, BundleIncomplete
 from service.cpus import usable_cpus
-from service.errors import MalformedRequest, ServiceError, UnknownModel, UnknownVersion
+from service.errors import (
+    MalformedRequest,
+    ModalityNotServed,
+    ServiceError,
+    UnknownModel,
+    UnknownVersion,
+)
+from service.graphs import SessionOptions
 from service.http_errors import STATUS
 from service.logs import JsonFormatter, fields, request_id
 from service.multipart import parse_multipart
 from service.onnx_session import OnnxSession, ProviderUnavailable
-from service.repository import Repository, SessionOptions, open_repository
+from service.repository import Repository, open_repository
 from service.settings import Settings
 
 
@@ -63,6 +71,9 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("max_queued_inputs", "10"),
         ("max_decoded_pixels", "10000000"),
         ("threads", "0"),
+        ("int8_models", "a,,b"),
+        ("int8_models", "Cifar 10"),
+        ("int8_models", "../x"),
     ],
 )
 def test_impossible_settings_are_refused(
@@ -71,6 +82,23 @@ def test_impossible_settings_are_refused(
     monkeypatch.setenv(f"OODSCORE_{name.upper()}", value)
     with pytest.raises(ValidationError, match=name):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("", set()),
+        (" ", set()),
+        ("cifar10", {"cifar10"}),
+        ("cifar10, fashion-mnist", {"cifar10", "fashion-mnist"}),
+    ],
+)
+def test_int8_models_are_names_between_commas(
+    monkeypatch: pytest.MonkeyPatch, value: str, names: set[str]
+) -> None:
+    assert Settings().int8_models == set()
+    monkeypatch.setenv("OODSCORE_INT8_MODELS", value)
+    assert Settings().int8_models == names
 
 
 def test_log_lines_are_json_with_the_request() -> None:
@@ -169,16 +197,33 @@ def test_cuda_computes_in_full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_repository_serves_the_highest_version_by_number(models_dir: Path) -> None:
-    repository = open_repository(models_dir, SessionOptions("cpu"), "tiny")
-    assert repository.get().version == "2"
+    repository = open_repository(models_dir, SessionOptions("cpu"), {"image": "tiny"})
+    assert repository.get("tiny").version == "2"
     assert repository.get("tiny", "1").version == "1"
     with pytest.raises(UnknownModel, match="other, tiny"):
         repository.get("nope")
     with pytest.raises(UnknownVersion, match="1, 2"):
         repository.get("tiny", "10")
-    with pytest.raises(UnknownModel):
-        Repository(repository.all(), "nope")
-    assert Repository(repository.all()).default == "other"
+    assert repository.default("image") == "tiny"
+    with pytest.raises(UnknownModel, match="no image model 'nope'; served: other, tiny"):
+        Repository(repository.all(), {"image": "nope"})
+    assert Repository(repository.all()).default("image") == "other"
+
+
+def test_each_modality_has_its_default(tmp_path: Path) -> None:
+    publish_tiny_text_bundle(tmp_path, "words", "1")
+    publish_tiny_text_bundle(tmp_path, "answers", "1")
+    publish_tiny_bundle(tmp_path, "tiny", "1", seed=1)
+    bundles = open_repository(tmp_path, SessionOptions("cpu")).all()
+    assert Repository(bundles).defaults == {"text": "answers", "image": "tiny"}
+    assert Repository(bundles, {"text": "words"}).default("text") == "words"
+    with pytest.raises(UnknownModel, match="no image model 'words'; served: tiny"):
+        Repository(bundles, {"image": "words"})
+    images = Repository([bundle for bundle in bundles if bundle.modality == "image"])
+    with pytest.raises(ModalityNotServed, match="no text model is served; served: tiny"):
+        images.default("text")
+    with pytest.raises(UnknownModel, match="no text model 'tiny'; served: none"):
+        Repository(images.all(), {"text": "tiny"})
 
 
 def test_no_bundles_say_where_they_were_looked_for(tmp_path: Path) -> None:
@@ -198,9 +243,9 @@ def test_slow_networks_get_all_processors(
             opened.append(threads)
             super().__init__(path, provider=provider, threads=1)
 
-    monkeypatch.setattr("service.repository.OnnxSession", Recorded)
-    monkeypatch.setattr("service.repository.usable_cpus", lambda: 8)
-    monkeypatch.setattr("service.repository._SMALL_NETWORK_SECONDS", small_seconds)
+    monkeypatch.setattr("service.graphs.OnnxSession", Recorded)
+    monkeypatch.setattr("service.graphs.usable_cpus", lambda: 8)
+    monkeypatch.setattr("service.graphs._SMALL_NETWORK_SECONDS", small_seconds)
     open_repository(models_dir, SessionOptions("cpu"))
     assert set(opened) == threads
     opened.clear()
@@ -209,7 +254,8 @@ def test_slow_networks_get_all_processors(
 
 
 def test_every_code_is_documented_with_its_status() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "http-api.md").read_text() + (docs / "drift.md").read_text()
     rows = [line.split("|") for line in page.splitlines() if line.startswith("| ")]
     documented = {
         code.strip(" `"): row[1].strip()
@@ -222,7 +268,8 @@ def test_every_code_is_documented_with_its_status() -> None:
 
 
 def test_every_limit_is_documented_with_its_default() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "http-api.md").read_text() + (docs / "drift.md").read_text()
     for name in Settings.model_fields:
         if name.startswith("max_") or "seconds" in name:
             assert f"OODSCORE_{name.upper()}" in page

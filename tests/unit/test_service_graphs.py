@@ -1,0 +1,121 @@
+"""A graph on demand: opened once, whatever the threads; a failure rests before the next attempt."""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from service.bundle import BundleCorrupt
+from service.errors import DetectorUnavailable
+from service.graphs import RETRY_SECONDS, OnDemandGraph
+
+FILE = "perturbed-odin.onnx"
+FOLDER = Path("models") / "m" / "1"
+
+
+class Opener:
+    """Counts its calls; raises what `fails` holds."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.fails: Exception | None = None
+        self.session = object()
+
+    def __call__(self) -> Any:
+        self.calls += 1
+        if self.fails is not None:
+            raise self.fails
+        return self.session
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def graph_of(opener: Callable[[], Any], sessions: dict[str, Any], clock: Clock) -> OnDemandGraph:
+    return OnDemandGraph(FOLDER, FILE, opener, sessions, clock=clock)
+
+
+def test_the_first_use_opens_it_and_the_others_find_it_open() -> None:
+    opener, sessions = Opener(), cast(dict[str, Any], {})
+    graph = graph_of(opener, sessions, Clock())
+    assert (graph.state, opener.calls, sessions) == ("not_opened", 0, {})
+    graph.check()
+    assert opener.calls == 0
+    assert graph.session() is opener.session
+    assert graph.session() is opener.session
+    assert (graph.state, opener.calls, sessions) == ("ready", 1, {FILE: opener.session})
+
+
+def test_many_threads_open_it_once() -> None:
+    opener, sessions, gate = Opener(), cast(dict[str, Any], {}), threading.Event()
+
+    def slowly() -> Any:
+        gate.wait(10)
+        return opener()
+
+    graph = graph_of(slowly, sessions, Clock())
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(graph.session) for _ in range(8)]
+        gate.set()
+        assert {id(job.result(10)) for job in jobs} == {id(opener.session)}
+    assert opener.calls == 1
+
+
+def test_many_threads_meet_a_failure_once() -> None:
+    opener = Opener()
+    opener.fails = MemoryError()
+    graph = graph_of(opener, {}, Clock())
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(graph.session) for _ in range(8)]
+        assert all(isinstance(job.exception(10), DetectorUnavailable) for job in jobs)
+    assert opener.calls == 1
+
+
+def test_a_failure_rests_then_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    opener, clock, sessions = Opener(), Clock(), cast(dict[str, Any], {})
+    graph = graph_of(opener, sessions, clock)
+    opener.fails = BundleCorrupt(FOLDER / FILE, "is damaged")
+    with (
+        caplog.at_level(logging.ERROR),
+        pytest.raises(DetectorUnavailable, match=f"{FILE} cannot be served") as caught,
+    ):
+        graph.session()
+    assert caught.value.retry_after_seconds == RETRY_SECONDS
+    assert str(FOLDER) not in caught.value.detail  # the caller need not know our folders
+    assert [record.getMessage() for record in caplog.records] == [
+        f"graph {FOLDER / FILE} cannot be served: {FOLDER / FILE}: is damaged"
+    ]
+    assert graph.state == "failed"
+
+    clock.now += RETRY_SECONDS - 0.5
+    for call in (graph.check, graph.session):
+        with pytest.raises(DetectorUnavailable, match="due in 1 s"):
+            call()
+    assert opener.calls == 1
+
+    clock.now += 1
+    opener.fails = None
+    graph.check()
+    assert graph.session() is opener.session
+    assert (graph.state, opener.calls) == ("ready", 2)
+
+
+def test_a_second_failure_rests_as_long() -> None:
+    opener, clock = Opener(), Clock()
+    graph = graph_of(opener, {}, clock)
+    opener.fails = RuntimeError("no memory on the device")
+    for attempt in (1, 2, 3):
+        for _ in range(5):
+            with pytest.raises(DetectorUnavailable):
+                graph.session()
+        assert opener.calls == attempt
+        clock.now += RETRY_SECONDS
