@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from service import http_errors
+from service.auth import Gate, RateLimit
 from service.graphs import SessionOptions
 from service.logs import fields
 from service.metrics import Metrics
@@ -30,7 +31,8 @@ def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastA
     `on_failure` hears of the exception (BundleError, ProviderUnavailable, UnknownModel, ...)
     that makes starting impossible; the service never becomes ready after it.
     """
-    runtime = Runtime(settings, Metrics(CollectorRegistry()))
+    metrics = Metrics(CollectorRegistry())
+    runtime = Runtime(settings, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -48,11 +50,18 @@ def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastA
         lifespan=lifespan,
     )
     app.state.runtime = runtime
+    app.state.gate = Gate(settings.keys, _rate_limit(settings), metrics)
     app.add_middleware(RequestContext, runtime=runtime)
     http_errors.install(app)
     for routes in (score, models, drift, probes, page):
         app.include_router(routes.router)
     return app
+
+
+def _rate_limit(settings: Settings) -> RateLimit | None:
+    if settings.key_requests_per_second is None:
+        return None
+    return RateLimit(settings.key_requests_per_second, settings.key_burst)
 
 
 async def _load(runtime: Runtime, on_failure: OnFailure | None) -> None:

@@ -8,13 +8,15 @@ ServiceError
   InputRejected        one input of it: ImageUnreadable, ImageAnimated, ImageTooLarge,
                        ImageTooManyPixels, TextUnreadable, TextTooLong, Base64Invalid,
                        WrongModality
+  AccessDenied         the caller may not ask: KeyMissing, KeyUnknown, ScopeMissing, AdminClosed
   InputFailed          the model gave no answer: InferenceFailed, ScoreNotFinite
-  Unavailable          try again: Overloaded, DetectorUnavailable, NotReady, ShuttingDown,
-                       DeadlinePassed
+  Unavailable          try again: Overloaded, RateLimited, DetectorUnavailable, NotReady,
+                       ShuttingDown, DeadlinePassed
 
 `code` is stable and part of the HTTP interface; the message is for people.
 """
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -47,6 +49,63 @@ class InputFailed(ServiceError):
 
 class Unavailable(ServiceError):
     """Nothing is wrong with the request; the service cannot answer it now."""
+
+
+class AccessDenied(ServiceError):
+    """The caller showed no key that allows this; `challenge` is the header WWW-Authenticate."""
+
+    challenge: ClassVar[str] = 'Bearer realm="oodscore"'
+
+
+class KeyMissing(AccessDenied):
+    code = "key_missing"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this service wants an API key; send it as Authorization: Bearer KEY, or as X-API-Key"
+        )
+
+
+class KeyUnknown(AccessDenied):
+    code = "key_unknown"
+    challenge = f'{AccessDenied.challenge}, error="invalid_token"'
+
+    def __init__(self) -> None:
+        super().__init__("the service does not know this API key")
+
+
+class ScopeMissing(AccessDenied):
+    """The key is known, and made for something else."""
+
+    code = "scope_missing"
+    challenge = f'{AccessDenied.challenge}, error="insufficient_scope"'
+
+    def __init__(self, wanted: Sequence[str]) -> None:
+        super().__init__(f"the API key lacks the scope {' or '.join(wanted)} that this needs")
+
+
+class AdminClosed(AccessDenied):
+    """No key may administer: better than everybody."""
+
+    code = "admin_closed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no key with the scope admin is configured, so nobody may ask for this; "
+            "oodscore keys new makes one"
+        )
+
+
+class RateLimited(Unavailable):
+    """The key made its requests for now; after `retry_after_seconds` it may make the next."""
+
+    code = "rate_limited"
+
+    def __init__(self, key_name: str, wait_seconds: float) -> None:
+        super().__init__(
+            f"the API key {key_name} may make its next request in {wait_seconds:.3g} s"
+        )
+        self.retry_after_seconds = max(1, math.ceil(wait_seconds))
 
 
 class MalformedRequest(RequestRejected):

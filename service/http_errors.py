@@ -9,7 +9,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service import errors
-from service.errors import DetectorUnavailable, Overloaded, ServiceError
+from service.errors import (
+    AccessDenied,
+    DetectorUnavailable,
+    Overloaded,
+    RateLimited,
+    ServiceError,
+)
 from service.logs import request_id
 from service.schemas import Problem, describe_problems
 
@@ -22,6 +28,10 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.AcceptanceOutOfReach: 400,
     errors.UnknownDetector: 400,
     errors.MixedModalities: 400,
+    errors.KeyMissing: 401,
+    errors.KeyUnknown: 401,
+    errors.ScopeMissing: 403,
+    errors.AdminClosed: 403,
     errors.UnknownModel: 404,
     errors.UnknownVersion: 404,
     errors.ReportMissing: 404,
@@ -39,6 +49,7 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.WrongModality: 422,
     errors.ModalityNotServed: 422,
     errors.Overloaded: 429,
+    errors.RateLimited: 429,
     errors.InferenceFailed: 500,
     errors.ScoreNotFinite: 500,
     errors.DetectorUnavailable: 503,
@@ -69,7 +80,9 @@ def service_error_response(
     error: ServiceError, instance: str, more_headers: Mapping[str, str] | None = None
 ) -> Response:
     headers = dict(more_headers or {})
-    if isinstance(error, Overloaded | DetectorUnavailable):
+    if isinstance(error, AccessDenied):
+        headers["WWW-Authenticate"] = error.challenge
+    elif isinstance(error, Overloaded | RateLimited | DetectorUnavailable):
         headers["Retry-After"] = str(error.retry_after_seconds)
     elif STATUS[type(error)] == 503:
         headers["Retry-After"] = "1"

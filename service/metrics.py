@@ -125,6 +125,11 @@ class Metrics:
         self.rejected_requests = counter(
             "rejected_requests", "Requests refused as a whole, by the error's code.", ("reason",)
         )
+        self.key_requests = counter(
+            "key_requests",
+            "Requests by API key, as the settings name it: accepted, or limited by its rate.",
+            ("key", "outcome"),
+        )
         self.request_seconds = histogram(
             "request_duration_seconds", "Time from request to answer.", ("route",), _SECONDS
         )

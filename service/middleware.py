@@ -86,5 +86,12 @@ class RequestContext:
                     route=route,
                     status=status,
                     milliseconds=round(seconds * 1000, 3),
+                    **_key_of(scope),
                 ),
             )
+
+
+def _key_of(scope: Scope) -> dict[str, str]:
+    """The name of the caller's key, where auth.py found one; never the key."""
+    name = scope.get("state", {}).get("key_name")
+    return {} if name is None else {"key": name}

@@ -1,16 +1,19 @@
 """Every setting, read once from `OODSCORE_*` environment variables.  The only reader of them."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import ByteSize, Field, field_validator, model_validator
+from pydantic import ByteSize, Field, PrivateAttr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.api_keys import ApiKey, check_distinct, parse_entries, parse_key_file
 from service.bundle.manifest import BundleName, Modality
 
 Provider = Literal["auto", "cpu", "cuda"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 _MIB = 1024 * 1024
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 
 
 class Settings(BaseSettings):
@@ -30,6 +33,16 @@ class Settings(BaseSettings):
     provider: Provider = "auto"
     # threads inside one inference; None: 1 for small networks, all usable cores for others
     threads: Annotated[int, Field(ge=1)] | None = None
+
+    # who may ask: entries NAME:SCOPES:SHA256, separated by commas or white space, and a file with
+    # one a line; none: everybody scores, nobody administers.  Requests of one key: a second in
+    # the long run (None: any number), and at once after a pause
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(default=(), repr=False)
+    api_keys_file: Path | None = None
+    key_requests_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    key_burst: Annotated[int, Field(ge=1)] = 20
+    # pages of these origins may read the answers; "*": pages of any
+    cors_origins: Annotated[frozenset[str], NoDecode] = frozenset()
 
     # limits of one request
     max_body_bytes: Annotated[ByteSize, Field(ge=1)] = ByteSize(32 * _MIB)
@@ -64,6 +77,13 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 30.0
     log_level: LogLevel = "info"
 
+    _keys: tuple[ApiKey, ...] = PrivateAttr(default=())
+
+    @property
+    def keys(self) -> tuple[ApiKey, ...]:
+        """Those of `api_keys` and of the file, which is read once."""
+        return self._keys
+
     @property
     def default_models(self) -> dict[Modality, str]:
         """Those that are set, by modality."""
@@ -73,12 +93,47 @@ class Settings(BaseSettings):
         }
         return {modality: name for modality, name in named.items() if name is not None}
 
-    @field_validator("int8_models", mode="before")
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _parse_keys(cls, value: object) -> object:
+        return parse_entries(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _known_origins(cls, origins: frozenset[str]) -> frozenset[str]:
+        if wrong := [o for o in origins if o != "*" and not _ORIGIN.fullmatch(o)]:
+            raise ValueError(
+                f"{', '.join(sorted(wrong))}: an origin is https://host or http://host:port, "
+                "without a path"
+            )
+        return origins
+
+    @field_validator("int8_models", "cors_origins", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         return frozenset(name.strip() for name in value.split(",")) if value.strip() else ()
+
+    @model_validator(mode="after")
+    def _read_keys(self) -> Self:
+        self._keys = self.api_keys
+        if self.api_keys_file is not None:
+            try:
+                text = self.api_keys_file.read_text(encoding="utf-8")
+                entries = parse_key_file(text)
+            except UnicodeDecodeError:
+                raise ValueError(f"api_keys_file {self.api_keys_file} is no UTF-8") from None
+            except OSError as exc:
+                raise ValueError(f"api_keys_file {self.api_keys_file}: {exc.strerror}") from exc
+            except ValueError as exc:
+                raise ValueError(f"api_keys_file {self.api_keys_file}: {exc}") from exc
+            self._keys = check_distinct((*self.api_keys, *entries))
+        if self.key_requests_per_second is not None and not self._keys:
+            raise ValueError(
+                "key_requests_per_second limits keys, and there are none: see api_keys"
+            )
+        return self
 
     @model_validator(mode="after")
     def _largest_request_fits_the_queue(self) -> Self:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from service import server
 from service.bundle import BundleError
-from service.cli import models, score
+from service.cli import keys, models, score
 from service.client import ClientError
 from service.errors import ServiceError
 from service.loading import VariantMissing
@@ -24,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 app.command("score")(score.score)
 
 

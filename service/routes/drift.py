@@ -4,11 +4,12 @@ import asyncio
 
 from fastapi import APIRouter
 
+from service.auth import METRICS_KEY
 from service.drift import DriftReport
 from service.routes.dependencies import RepositoryOf, RuntimeOf
 from service.schemas import Problem
 
-router = APIRouter(tags=["operation"])
+router = APIRouter(tags=["operation"], dependencies=METRICS_KEY)
 
 
 @router.get(

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import FileResponse
 
+from service.auth import ANY_KEY
 from service.bundle import ImageInput, TextInput
 from service.errors import ReportMissing
 from service.loading import LoadedBundle
@@ -19,7 +20,7 @@ from service.schemas import (
     TextInfo,
 )
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], dependencies=ANY_KEY)
 
 REPORT = "report.html"
 # a report may draw and style itself; it may not run scripts, load anything or be framed

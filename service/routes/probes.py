@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
+from service.auth import METRICS_KEY
 from service.routes.dependencies import RuntimeOf
 from service.schemas import Problem, Status
 
@@ -31,7 +32,7 @@ async def readyz(runtime: RuntimeOf) -> Status:
     return Status(status="ready")
 
 
-@router.get("/metrics", tags=["operation"], response_class=Response)
+@router.get("/metrics", tags=["operation"], response_class=Response, dependencies=METRICS_KEY)
 async def metrics(runtime: RuntimeOf) -> Response:
     """Prometheus text format."""
     # rendering thousands of lines takes tens of milliseconds

@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.responses import Response
 
+from service.auth import KEY, require_key
 from service.decision import make_plan
 from service.errors import DeadlinePassed, InvalidParameter, ServiceError
 from service.metrics import STAGES
@@ -22,17 +23,22 @@ from service.scoring import Deadline, Scored
 
 
 class PlainRoute(APIRoute):
-    """Hands its endpoint the request and nothing else.
+    """Hands its endpoint the request and nothing else, if the caller's key allows to score.
 
     FastAPI's own parameters, dependencies and body handling would double the cost of a small
     request; the route keeps its place in the OpenAPI document.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        return self.endpoint
+        async def handle(request: Request) -> Response:
+            await require_key(request)
+            return await self.endpoint(request)
+
+        return handle
 
 
-router = APIRouter(tags=["scoring"], route_class=PlainRoute)
+# KEY documents what PlainRoute does
+router = APIRouter(tags=["scoring"], route_class=PlainRoute, dependencies=KEY)
 
 _TIMEOUT_HEADER = "x-request-timeout"
 # larger bodies are taken apart in a thread, smaller ones where they are

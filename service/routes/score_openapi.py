@@ -98,12 +98,15 @@ REQUEST: dict[str, Any] = {
 _REFUSALS = {
     400: "Malformed request, invalid parameter, unknown detector, unreachable id_acceptance, or "
     "images and texts to no named model.",
+    401: "This service wants an API key, and knows none such.",
+    403: "The API key lacks the scope `score`.",
     404: "Unknown model or version.",
     413: "Body, image, text or number of inputs too large.",
     415: "Content type not accepted.",
     422: "The only input cannot be decoded, or is not what the model reads; or no model of its "
     "kind is served.",
-    429: "The queue is full; Retry-After tells when to come back.",
+    429: "The queue is full, or the API key made its requests for now; Retry-After tells when to "
+    "come back.",
     500: "The model failed on the only input.",
     503: "The models are being loaded, the service ended before the answer, or a detector on "
     "demand cannot be served.",

@@ -35,6 +35,7 @@ FAMILIES = {
     "oodscore_drift_window_size",
     "oodscore_expected_ood_rate",
     "oodscore_in_flight",
+    "oodscore_key_requests_total",
     "oodscore_model_info",
     "oodscore_model_ready",
     "oodscore_p_value",
