@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
 from importlib.metadata import version as installed_version
+from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.middleware.cors import CORSMiddleware
 
 from service import http_errors
 from service.auth import Gate, RateLimit
@@ -16,7 +18,7 @@ from service.logs import fields
 from service.metrics import Metrics
 from service.middleware import RequestContext
 from service.repository import open_repository
-from service.routes import drift, models, page, probes, score
+from service.routes import documentation, drift, models, page, probes, score
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -48,14 +50,36 @@ def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastA
         summary="Does the classifier know this input?",
         version=installed_version("oodscore"),
         lifespan=lifespan,
+        # FastAPI's own pages load scripts from elsewhere; routes/documentation.py does not
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.runtime = runtime
     app.state.gate = Gate(settings.keys, _rate_limit(settings), metrics)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **_cross_origin(settings.cors_origins))
+    # the last one added is the outermost
     app.add_middleware(RequestContext, runtime=runtime)
     http_errors.install(app)
-    for routes in (score, models, drift, probes, page):
+    for routes in (score, models, drift, probes, page, documentation):
         app.include_router(routes.router)
     return app
+
+
+def _cross_origin(origins: Collection[str]) -> dict[str, Any]:
+    """Pages of these origins may ask and read; there are no cookies to send along."""
+    return {
+        "allow_origins": sorted(origins),
+        "allow_methods": ["GET", "POST"],
+        "allow_headers": [
+            "Authorization",
+            "Content-Type",
+            "X-API-Key",
+            "X-Request-Id",
+            "X-Request-Timeout",
+        ],
+        "expose_headers": ["Retry-After", "Server-Timing", "X-Request-Id"],
+    }
 
 
 def _rate_limit(settings: Settings) -> RateLimit | None:

@@ -1,4 +1,5 @@
-"""Around every request: its id, its metrics, its log line, and the answer of last resort."""
+"""Around every request: its id, its metrics, its log line (never its body), the headers that hold
+browsers back, and the answer of last resort."""
 
 import asyncio
 import logging
@@ -6,7 +7,7 @@ import re
 import time
 from uuid import uuid4
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,6 +15,7 @@ from service.errors import ShuttingDown
 from service.http_errors import internal_error_response, service_error_response
 from service.logs import fields, request_id
 from service.runtime import Runtime
+from service.security_headers import add_defaults
 
 logger = logging.getLogger("oodscore.access")
 
@@ -40,16 +42,18 @@ class RequestContext:
         status = 0
         started = time.perf_counter()
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = identity
+                headers = message["headers"]
+                headers.append((b"x-request-id", identity.encode()))
+                add_defaults(headers)
             await send(message)
 
         self._metrics.in_flight.inc()
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive, send_with_headers)
         except ClientDisconnect:
             status = _CLIENT_LEFT
         except asyncio.CancelledError:
@@ -60,13 +64,13 @@ class RequestContext:
                 error = ShuttingDown()
                 self._metrics.rejected_requests.labels(error.code).inc()
                 response = service_error_response(error, scope["path"])
-                await response(scope, receive, send_with_id)
+                await response(scope, receive, send_with_headers)
         except Exception:
             logger.exception("unexpected error")
             if status:  # too late to say anything else
                 raise
             response = internal_error_response(scope["path"])
-            await response(scope, receive, send_with_id)
+            await response(scope, receive, send_with_headers)
         finally:
             self._metrics.in_flight.dec()
             self._record(scope, status or _CLIENT_LEFT, time.perf_counter() - started)

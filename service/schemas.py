@@ -11,7 +11,13 @@ Decision = Literal["ID", "OOD"]
 
 
 class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        # what stands in a request stays out of errors, and so out of the log
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
 
 
 class InputItem(_Closed):

@@ -19,17 +19,11 @@ from service.schemas import (
     Problem,
     TextInfo,
 )
+from service.security_headers import REPORT as REPORT_HEADERS
 
 router = APIRouter(tags=["models"], dependencies=ANY_KEY)
 
 REPORT = "report.html"
-# a report may draw and style itself; it may not run scripts, load anything or be framed
-_REPORT_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "Unknown model, version or report."},
     503: {"model": Problem, "description": "The models are being loaded."},
@@ -54,7 +48,7 @@ async def show_report(repository: RepositoryOf, name: str, version: str) -> File
     path = repository.get(name, version).file(REPORT)
     if path is None:
         raise ReportMissing(name, version)
-    return FileResponse(path, media_type="text/html", headers=_REPORT_HEADERS)
+    return FileResponse(path, media_type="text/html", headers=REPORT_HEADERS)
 
 
 def _info(repository: Repository, bundle: LoadedBundle) -> ModelInfo:

@@ -6,6 +6,8 @@ from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
+from service.security_headers import PAGE
+
 router = APIRouter(include_in_schema=False)
 
 _FOLDER = Path(__file__).parents[1] / "page"
@@ -14,17 +16,6 @@ _MEDIA_TYPES = {
     _INDEX: "text/html",
     "style.css": "text/css",
     "script.js": "text/javascript",
-}
-# nothing of another origin, nothing inline, no frame around it
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",
 }
 
 
@@ -43,4 +34,4 @@ async def asset(name: str) -> FileResponse:
 
 
 def _file(name: str) -> FileResponse:
-    return FileResponse(_FOLDER / name, media_type=_MEDIA_TYPES[name], headers=_HEADERS)
+    return FileResponse(_FOLDER / name, media_type=_MEDIA_TYPES[name], headers=PAGE)

@@ -154,6 +154,8 @@ def test_the_page_travels_with_the_package() -> None:
     """Files beside the code: the image copies service/ as a whole, and so does a wheel."""
     folder = Path(__file__).parents[2] / "service" / "page"
     assert sorted(file.name for file in folder.iterdir()) == [
+        "docs.html",
+        "docs.js",
         "index.html",
         "script.js",
         "style.css",

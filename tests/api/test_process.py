@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import httpx
@@ -22,13 +22,15 @@ PNG = {"Content-Type": "image/png"}
 
 
 class ServeProcess:
-    def __init__(self, models_dir: Path, **settings: str) -> None:
+    def __init__(
+        self, models_dir: Path, program: Sequence[str] = ("-m", "service"), **settings: str
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+            port = self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         environment = {f"OODSCORE_{name.upper()}": value for name, value in settings.items()}
-        command = [sys.executable, "-m", "service", "serve", "--models-dir", str(models_dir)]
+        command = [sys.executable, *program, "serve", "--models-dir", str(models_dir)]
         self.process = subprocess.Popen(
             [*command, "--port", str(port)],
             env=os.environ | environment,
