@@ -5,14 +5,15 @@ p_value <= 1 - id_acceptance.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import FORWARD, DetectorSpec, Manifest, p_values, threshold_at
+from service.bundle import FORWARD, DetectorSpec, Manifest, p_value_columns, threshold_at
 from service.errors import (
     AcceptanceOutOfReach,
     InvalidParameter,
@@ -46,10 +47,23 @@ class Plan:
     deciding: str
     detectors: tuple[PlannedDetector, ...]
 
-    @property
-    def graphs(self) -> list[str]:
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(d.name for d in self.detectors)
+
+    @cached_property
+    def thresholds(self) -> tuple[float, ...]:
+        return tuple(d.threshold for d in self.detectors)
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Tensors of the scores, in the order of the detectors."""
+        return tuple(d.spec.output for d in self.detectors)
+
+    @cached_property
+    def graphs(self) -> tuple[str, ...]:
         """The graph files to run, the forward one first: it gives the label."""
-        return list(dict.fromkeys((FORWARD, *(d.spec.graph for d in self.detectors))))
+        return tuple(dict.fromkeys((FORWARD, *(d.spec.graph for d in self.detectors))))
 
     def outputs_of(self, graph: str) -> list[str]:
         """Names of the tensors to fetch from one graph file."""
@@ -57,12 +71,49 @@ class Plan:
         return [LOGITS, *scores] if graph == FORWARD else scores
 
 
-@dataclass(frozen=True)
-class DetectorVerdict:
+class DetectorVerdict(NamedTuple):
     score: float
     threshold: float
     p_value: float
     decision: Decision
+
+
+class VerdictRow(Mapping[str, DetectorVerdict]):
+    """What every detector of a plan says of one input, by name.
+
+    Numbers stand in columns and become objects where one is asked for: most inputs are answered
+    without.
+    """
+
+    __slots__ = ("names", "p_values", "scores", "thresholds")
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        thresholds: tuple[float, ...],
+        scores: list[float],
+        p_values: list[float],
+    ) -> None:
+        """All in one order."""
+        self.names = names
+        self.thresholds = thresholds
+        self.scores = scores
+        self.p_values = p_values
+
+    def __getitem__(self, name: str) -> DetectorVerdict:
+        if name not in self.names:
+            raise KeyError(name)
+        place = self.names.index(name)
+        score, threshold = self.scores[place], self.thresholds[place]
+        return DetectorVerdict(
+            score, threshold, self.p_values[place], "OOD" if score > threshold else "ID"
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 @dataclass(frozen=True)
@@ -73,7 +124,7 @@ class Verdict:
     label_index: int
     confidence: float  # softmax probability of the label
     detector: str
-    detectors: Mapping[str, DetectorVerdict]
+    detectors: VerdictRow
     truncated: bool | None = None  # of a text: only its beginning was read
 
     @property
@@ -125,25 +176,32 @@ def decide(
     """
     logits = outputs[LOGITS].astype(np.float64)
     labels, confidences = _classify(logits)
-    rows = [_detector_verdicts(outputs[d.spec.output], d) for d in plan.detectors]
-    broken = _non_finite_outputs(outputs, plan)
+    columns = np.array([outputs[name] for name in plan.outputs])  # (D, N)
+    rows = columns.T.tolist()
+    ps = p_value_columns([d.calibration for d in plan.detectors], list(columns)).T.tolist()
+    broken = _non_finite_outputs(columns, logits, plan)
     answers: list[Verdict | ScoreNotFinite] = []
     for index, (label, confidence) in enumerate(zip(labels, confidences, strict=True)):
         if index in broken:
             answers.append(ScoreNotFinite(broken[index]))
             continue
-        verdicts = {d.name: row[index] for d, row in zip(plan.detectors, rows, strict=True)}
-        answers.append(Verdict(plan.class_names[label], label, confidence, plan.deciding, verdicts))
+        row = VerdictRow(plan.names, plan.thresholds, rows[index], ps[index])
+        answers.append(Verdict(plan.class_names[label], label, confidence, plan.deciding, row))
     return answers
 
 
-def decile_of(p_value: float) -> int:
-    """p-value -> 0 (as ordinary as calibration data gets) to 9 (the least ordinary tenth).
+def ood_up_to(id_acceptance: float) -> float:
+    """The largest p-value that is OOD at that acceptance, whatever threshold a caller asked for."""
+    return 1 - id_acceptance + 1e-9  # 1 - 0.95 lies above 0.05
+
+
+def deciles_of(p_values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """p-values -> 0 (as ordinary as calibration data gets) to 9 (the least ordinary tenth).
 
     ID inputs fall into each decile equally often.
     """
     # 1 - 0.9 lies a rounding error below 0.1
-    return min(DECILES - 1, int((1.0 - p_value) * DECILES + 1e-9))
+    return np.minimum(DECILES - 1, ((1.0 - p_values) * DECILES + 1e-9).astype(np.int64))
 
 
 def _classify(logits: NDArray[np.float64]) -> tuple[list[int], list[float]]:
@@ -154,25 +212,14 @@ def _classify(logits: NDArray[np.float64]) -> tuple[list[int], list[float]]:
     return logits.argmax(axis=1).tolist(), confidence.tolist()
 
 
-def _detector_verdicts(
-    scores: NDArray[np.float32], detector: PlannedDetector
-) -> list[DetectorVerdict]:
-    threshold = detector.threshold
-    ps = p_values(detector.calibration, scores)
-    return [
-        DetectorVerdict(score, threshold, p, "OOD" if score > threshold else "ID")
-        for score, p in zip(scores.tolist(), ps.tolist(), strict=True)
-    ]
-
-
-def _non_finite_outputs(outputs: Mapping[str, NDArray[np.float32]], plan: Plan) -> dict[int, str]:
+def _non_finite_outputs(
+    columns: NDArray[np.float32], logits: NDArray[np.float64], plan: Plan
+) -> dict[int, str]:
     """Row -> the first output that is not finite there."""
+    if np.isfinite(columns).all() and np.isfinite(logits).all():
+        return {}
     broken: dict[int, str] = {}
-    for name in (LOGITS, *(d.spec.output for d in plan.detectors)):
-        finite = np.isfinite(outputs[name])
-        if finite.all():
-            continue
-        rows = finite.reshape(len(finite), -1).all(axis=1)
-        for row in np.flatnonzero(~rows).tolist():
+    for name, values in zip((LOGITS, *plan.outputs), (logits.sum(axis=1), *columns), strict=True):
+        for row in np.flatnonzero(~np.isfinite(values)).tolist():
             broken.setdefault(row, name)
     return broken

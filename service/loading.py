@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -36,7 +36,7 @@ from service.bundle import (
     threshold_at,
     verify_files,
 )
-from service.decision import LOGITS, Plan
+from service.decision import LOGITS, Plan, make_plan
 from service.graphs import Expected, GraphState, OnDemandGraph, SessionOptions, open_graph
 from service.logs import fields
 from service.onnx_session import ModelInput, OnnxSession, ScoreOutput
@@ -75,6 +75,18 @@ class LoadedBundle:
     @property
     def modality(self) -> Modality:
         return self.manifest.modality
+
+    @cached_property
+    def _default_plan(self) -> Plan:
+        return make_plan(self.manifest, self.calibration)
+
+    def plan(
+        self, detectors: Sequence[str] | None = None, id_acceptance: float | None = None
+    ) -> Plan:
+        """As `make_plan`.  Raises UnknownDetector, InvalidParameter, AcceptanceOutOfReach."""
+        if detectors is None and id_acceptance is None:
+            return self._default_plan  # most requests name neither
+        return make_plan(self.manifest, self.calibration, detectors, id_acceptance)
 
     @property
     def provider(self) -> str:

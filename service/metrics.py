@@ -1,11 +1,16 @@
 """Every metric family, prefix `oodscore_`.  Labels are bounded: names come from bundles,
 routes and error tables, never from a request."""
 
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
+from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -13,13 +18,18 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from service.decision import DECILES, deciles_of, ood_up_to
 
 STAGES = ("queue", "decode", "preprocess", "infer")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # fine near 0, where the OOD inputs lie
 _P_VALUES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1)
-_DECILES = 10
+_P_VALUE_EDGES = np.array(_P_VALUES)
+_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -48,26 +58,52 @@ class ModelFacts:
     primary: str
 
 
+class CountedHistogram(Histogram):
+    """A histogram that takes in many values at once, already counted by bucket."""
+
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """How many values fell into each bucket, the last one unbounded, and their sum."""
+        buckets = cast(list[Any], self._buckets)  # pyright: ignore[reportUnknownMemberType]
+        for bucket, count in zip(buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
+        cast(Any, self._sum).inc(total)
+
+
 class DetectorMetrics:
     """Bound children of one detector of one model version."""
 
-    def __init__(self, metrics: "Metrics", model: str, version: str, detector: str) -> None:
-        bound = (model, version, detector)
+    def __init__(
+        self, metrics: "Metrics", model: str, version: str, detector: DetectorFacts
+    ) -> None:
+        bound = (model, version, detector.name)
         self._ood = metrics.detector_ood.labels(*bound)
         self._p_value = metrics.p_value.labels(*bound)
         self._deciles = [
-            metrics.score_decile.labels(*bound, str(decile)) for decile in range(_DECILES)
+            metrics.score_decile.labels(*bound, str(decile)) for decile in range(DECILES)
         ]
+        self._ood_up_to = ood_up_to(1 - detector.expected_ood_rate)
 
-    def observe(self, p_value: float, decile: int, *, ood: bool) -> None:
-        self._p_value.observe(p_value)
-        self._deciles[decile].inc()
-        if ood:
-            self._ood.inc()
+    def add(self, p_values: NDArray[np.float64]) -> None:
+        """Of n inputs.  OOD counts at the bundle's acceptance, whatever a caller asked for, so
+        that the rate can be held against expected_ood_rate."""
+        places = _P_VALUE_EDGES.searchsorted(p_values, side="left")
+        counts = np.bincount(places, minlength=len(_P_VALUES) + 1)
+        self._p_value.add(counts.tolist(), float(p_values.sum()))
+        deciles = np.bincount(deciles_of(p_values), minlength=DECILES)
+        for child, count in zip(self._deciles, deciles.tolist(), strict=True):
+            if count:
+                child.inc(count)
+        if ood := int((p_values <= self._ood_up_to).sum()):
+            self._ood.inc(ood)
 
 
 class ModelMetrics:
-    """Bound children of one model version, so that a request looks up no labels."""
+    """Bound children of one model version, so that a request looks up no labels.
+
+    p-values wait until many of them can be counted at once: one by one, those of forty detectors
+    would cost more than all else a small request needs.  To be shared by threads.
+    """
 
     def __init__(self, metrics: "Metrics", facts: ModelFacts) -> None:
         bound = (facts.name, facts.version)
@@ -76,8 +112,45 @@ class ModelMetrics:
         self.truncated = metrics.truncated_texts.labels(*bound)
         self.labels = [metrics.predicted_label.labels(*bound, label) for label in facts.labels]
         self.detectors: Mapping[str, DetectorMetrics] = {
-            d.name: DetectorMetrics(metrics, *bound, d.name) for d in facts.detectors
+            d.name: DetectorMetrics(metrics, *bound, d) for d in facts.detectors
         }
+        self._lock = threading.Lock()
+        self._waiting: dict[tuple[str, ...], list[Sequence[float]]] = {}
+
+    def add_p_values(self, detectors: tuple[str, ...], p_values: Sequence[float]) -> None:
+        """Of one input, in the order of the detectors."""
+        with self._lock:
+            rows = self._waiting.setdefault(detectors, [])
+            rows.append(p_values)
+            if len(rows) < _ROWS_AT_ONCE:
+                return
+            del self._waiting[detectors]
+        self._take_in(detectors, rows)
+
+    def flush(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for detectors, rows in waiting.items():
+            self._take_in(detectors, rows)
+
+    def _take_in(self, detectors: tuple[str, ...], rows: Sequence[Sequence[float]]) -> None:
+        for name, column in zip(detectors, np.array(rows).T, strict=True):
+            self.detectors[name].add(column)
+
+
+class _Flush(Collector):
+    """Asked before all other families: what waits in a model's list is counted then."""
+
+    def __init__(self, models: "weakref.WeakSet[ModelMetrics]") -> None:
+        self._models = models
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        for model in list(self._models):
+            model.flush()
+        return ()
 
 
 class Metrics:
@@ -86,6 +159,8 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         disable_created_metrics()
         self.registry = registry
+        self._models: weakref.WeakSet[ModelMetrics] = weakref.WeakSet()
+        registry.register(_Flush(self._models))
 
         def counter(name: str, text: str, labels: Iterable[str]) -> Counter:
             return Counter(f"oodscore_{name}", text, labels, registry=registry)
@@ -139,11 +214,12 @@ class Metrics:
         self.batch_size = histogram(
             "batch_size", "Inputs given to the model at once.", ("model",), _BATCH
         )
-        self.p_value = histogram(
-            "p_value",
+        self.p_value = CountedHistogram(
+            "oodscore_p_value",
             "Conformal p-value of an input: its place among the calibration scores, small = OOD.",
             detector,
-            _P_VALUES,
+            registry=registry,
+            buckets=_P_VALUES,
         )
         self.calibration_size = gauge(
             "calibration_size", "Calibration scores behind a detector's p-values.", detector
@@ -188,4 +264,6 @@ class Metrics:
         if facts.label_counts is not None:
             for label, count in zip(facts.labels, facts.label_counts, strict=True):
                 self.calibration_labels.labels(*bound, label).set(count)
-        return ModelMetrics(self, facts)
+        model = ModelMetrics(self, facts)
+        self._models.add(model)
+        return model

@@ -11,7 +11,7 @@ from typing import TypeVar
 from service.admission import Admission, PixelBudget
 from service.batches import BatchLimits
 from service.cpus import usable_cpus
-from service.decision import Plan, Verdict, decile_of
+from service.decision import Plan, Verdict
 from service.decoding import ImageLimits
 from service.drift import DriftCollector, DriftOptions, DriftTracker, WindowSize
 from service.errors import DeadlinePassed, NotReady, Overloaded, ServiceError, ShuttingDown
@@ -141,16 +141,13 @@ class Runtime:
             self.metrics.stages[stage].observe(seconds)
         for size in scored.batch_sizes:
             model.batch_size.observe(size)
-        acceptances = {spec.name: spec.id_acceptance for spec in bundle.manifest.detectors}
         for answer in scored.answers:
-            self._count_answer(answer, model, acceptances)
+            self._count_answer(answer, model)
         if self.drift is not None:
             verdicts = [answer for answer in scored.answers if isinstance(answer, Verdict)]
             self.drift.add(bundle.name, bundle.version, verdicts)
 
-    def _count_answer(
-        self, answer: Answer, model: ModelMetrics, acceptances: dict[str, float]
-    ) -> None:
+    def _count_answer(self, answer: Answer, model: ModelMetrics) -> None:
         if isinstance(answer, ServiceError):
             self.metrics.rejected_inputs.labels(answer.code).inc()
             return
@@ -158,11 +155,7 @@ class Runtime:
         model.labels[answer.label_index].inc()
         if answer.truncated:
             model.truncated.inc()
-        for name, verdict in answer.detectors.items():
-            # at the bundle's acceptance, whatever this caller asked for, so that the rate can
-            # be held against expected_ood_rate; 1e-9: 1 - 0.95 lies above 0.05
-            ood = verdict.p_value <= 1 - acceptances[name] + 1e-9
-            model.detectors[name].observe(verdict.p_value, decile_of(verdict.p_value), ood=ood)
+        model.add_p_values(answer.detectors.names, answer.detectors.p_values)
 
 
 async def _result(job: Future[_T], deadline: Deadline) -> _T:

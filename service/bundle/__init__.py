@@ -3,7 +3,7 @@
 Light on purpose: standard library, pydantic, numpy, Pillow and tokenizers only.
 """
 
-from service.bundle.calibration import p_values, threshold_at
+from service.bundle.calibration import p_value_columns, p_values, threshold_at
 from service.bundle.errors import (
     BundleCorrupt,
     BundleError,
@@ -87,6 +87,7 @@ __all__ = [
     "check_golden",
     "check_seal",
     "find_bundles",
+    "p_value_columns",
     "p_values",
     "pad_tokens",
     "publish",

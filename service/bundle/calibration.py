@@ -6,6 +6,7 @@ P(flagged) <= alpha, where alpha = 1 - id_acceptance.  "p <= alpha" is exactly
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,15 @@ def p_values(
     sorted_scores: NDArray[np.floating], scores: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     """Scores (m,) -> conformal p-values (m,): (1 + #{calibration >= score}) / (n + 1)."""
-    size = len(sorted_scores)
-    at_least = size - np.searchsorted(sorted_scores, scores, side="left")
-    return (1.0 + at_least.astype(np.float64)) / (size + 1.0)
+    return p_value_columns([sorted_scores], [scores])[0]
+
+
+def p_value_columns(
+    sorted_scores: Sequence[NDArray[np.floating]], scores: Sequence[NDArray[np.floating]]
+) -> NDArray[np.float64]:
+    """Of D detectors at once: their calibration scores (n_d,) and scores (m,) -> (D, m)."""
+    sizes = np.array([len(known) for known in sorted_scores])[:, None]
+    # the method: numpy's function of that name takes thrice as long for a few scores
+    pairs = zip(sorted_scores, scores, strict=True)
+    below = np.array([known.searchsorted(given, side="left") for known, given in pairs])
+    return (1.0 + (sizes - below)) / (sizes + 1.0)

@@ -90,10 +90,10 @@ def _by_detector(
     """
     alike: dict[tuple[str, ...], list[int]] = {}
     for place, verdict in enumerate(verdicts):
-        alike.setdefault(tuple(verdict.detectors), []).append(place)
+        alike.setdefault(verdict.detectors.names, []).append(place)
     parts: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float32]]]] = {}
     for names, members in alike.items():
-        rows = [[d.score for d in verdicts[place].detectors.values()] for place in members]
+        rows = [verdicts[place].detectors.scores for place in members]
         places = np.array(members)
         for name, column in zip(names, np.array(rows, np.float32).T, strict=True):
             parts.setdefault(name, []).append((places, column))

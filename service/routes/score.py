@@ -11,11 +11,10 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from service.auth import KEY, require_key
-from service.decision import make_plan
 from service.errors import DeadlinePassed, InvalidParameter, ServiceError
 from service.metrics import STAGES
 from service.request_bodies import parse_body, read_body, with_parameters
-from service.responses import to_response
+from service.responses import response_body
 from service.routes.dependencies import repository_of, runtime_of
 from service.routes.score_openapi import DESCRIPTION, REQUEST, RESPONSES
 from service.schemas import ScoreParameters, ScoreResponse, describe_problems
@@ -68,14 +67,14 @@ async def score(request: Request) -> Response:
         asked = with_parameters(parsed, parameters)
         name = repository.default(asked.modality) if asked.model is None else asked.model
         bundle = repository.get(name, asked.version)
-        plan = make_plan(bundle.manifest, bundle.calibration, asked.detectors, asked.id_acceptance)
+        plan = bundle.plan(asked.detectors, asked.id_acceptance)
         scored = await runtime.score(bundle, asked.inputs, plan, deadline)
     timing = {"Server-Timing": _server_timing(scored)}
     if len(scored.answers) == 1 and isinstance(scored.answers[0], ServiceError):
         request.state.answer_headers = timing  # for the handler of the error
         raise scored.answers[0]
     return Response(
-        to_response(bundle, scored.answers).model_dump_json(exclude_none=True),
+        response_body(bundle, scored.answers),
         media_type="application/json",
         headers=timing,
     )

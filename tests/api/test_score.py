@@ -13,6 +13,8 @@ from pictures import encode, id_png, npy, ood_png
 from PIL import Image
 from tiny_bundle import CLASSES, id_images, ood_images, reference_outputs, templates
 
+from service.schemas import ScoreResponse
+
 # batches may be computed in another order than single inputs
 TOLERANCE = 1e-5
 
@@ -236,3 +238,10 @@ def test_every_example_of_the_documentation_works(client: httpx.Client) -> None:
         assert response.status_code == 200, response.text
         assert all("decision" in result for result in response.json()["results"])
     assert client.get("/docs").status_code == 200
+
+
+def test_the_body_is_what_the_schema_says(client: httpx.Client) -> None:
+    rows = id_images(3, 12)
+    body = client.post("/score", content=npy(rows), headers={"Content-Type": "application/x-npy"})
+    parsed = ScoreResponse.model_validate_json(body.content)
+    assert body.content.decode() == parsed.model_dump_json(exclude_none=True)

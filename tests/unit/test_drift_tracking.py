@@ -12,7 +12,7 @@ from tiny_bundle import publish_tiny_bundle
 
 import service.drift.tracker as tracker_module
 from service.bundle import Manifest, read_calibration, read_manifest
-from service.decision import DetectorVerdict, Verdict
+from service.decision import Verdict, VerdictRow
 from service.drift import DriftOptions, DriftTracker, ModelReport, WindowSize
 from service.drift.label_shift import residuals
 from service.drift.report import (
@@ -72,10 +72,7 @@ def verdicts(scores: Mapping[str, NDArray[np.floating]], label: int = 0) -> list
             label,
             0.9,
             names[0],
-            {
-                name: DetectorVerdict(score, 0.0, 0.5, "ID")
-                for name, score in zip(names, row, strict=True)
-            },
+            VerdictRow(tuple(names), (0.0,) * len(names), row, [0.5] * len(names)),
         )
         for row in rows
     ]

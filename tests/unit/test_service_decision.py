@@ -17,7 +17,7 @@ from service.bundle import (
     p_values,
     threshold_at,
 )
-from service.decision import DECILES, Plan, Verdict, decide, decile_of, make_plan
+from service.decision import DECILES, Plan, Verdict, decide, deciles_of, make_plan
 from service.errors import (
     AcceptanceOutOfReach,
     InvalidParameter,
@@ -160,9 +160,7 @@ def test_ood_is_exactly_a_small_p_value(scores: list[float], acceptance: float) 
 
 def test_deciles_are_equally_filled_by_calibration_like_data() -> None:
     ranks = np.arange(1, N + 2) / (N + 1)
-    counts = np.bincount([decile_of(p) for p in ranks.tolist()], minlength=DECILES)
+    counts = np.bincount(deciles_of(ranks), minlength=DECILES)
     assert counts.tolist() == [20] * DECILES
-    assert decile_of(1.0) == 0
-    assert decile_of(1e-9) == 9
     most_ood = p_values(CALIBRATION["a"], np.array([9.0]))
-    assert decile_of(float(most_ood[0])) == 9
+    assert deciles_of(np.array([1.0, 1e-9, most_ood[0]])).tolist() == [0, 9, 9]
