@@ -200,10 +200,17 @@ class Metrics:
         self.rejected_requests = counter(
             "rejected_requests", "Requests refused as a whole, by the error's code.", ("reason",)
         )
+<<<<<<< HEAD
         self.key_requests = counter(
             "key_requests",
             "Requests by API key, as the settings name it: accepted, or limited by its rate.",
             ("key", "outcome"),
+=======
+        self.captures = counter(
+            "captures",
+            "Inputs offered to the store of captures, by what became of them.",
+            ("outcome",),
+>>>>>>> bb4b495 (Capture for review: the most OOD inputs of each predicted label, on disk within limits, exported for training)
         )
         self.request_seconds = histogram(
             "request_duration_seconds", "Time from request to answer.", ("route",), _SECONDS
@@ -249,6 +256,14 @@ class Metrics:
         self.build_info = gauge("build_info", "1; the release that answers.", ("version",))
         self.build_info.labels(installed_version("oodscore")).set(1)
         self.stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
+
+    def watch_captures(self, stored: Callable[[], float], size_bytes: Callable[[], float]) -> None:
+        """Gauges of the store of captures, where there is one."""
+        for name, text, value in (
+            ("captures_stored", "Inputs kept for review.", stored),
+            ("captures_stored_bytes", "Their size together.", size_bytes),
+        ):
+            Gauge(f"oodscore_{name}", text, registry=self.registry).set_function(value)
 
     def add_model(self, facts: ModelFacts, now: Callable[[], float] = time.time) -> ModelMetrics:
         """Set the gauges of a version that is served from now on."""

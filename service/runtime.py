@@ -6,10 +6,18 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TypeVar
 
 from service.admission import Admission, PixelBudget
 from service.batches import BatchLimits
+from service.captures import (
+    OUTCOMES,
+    CaptureFolder,
+    CaptureLimits,
+    CaptureStore,
+    keep_as_sent,
+)
 from service.cpus import usable_cpus
 from service.decision import Plan, Verdict
 from service.decoding import ImageLimits
@@ -59,6 +67,7 @@ class Runtime:
         self.drift = _drift_tracker(settings)
         if self.drift is not None:
             self.metrics.registry.register(DriftCollector(self.drift))
+        self.captures = _capture_store(settings, self.metrics)
         self.open_bodies = 0
         self._pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="score")
         # one: who waits for a graph to be opened keeps no thread from those who need none
@@ -118,6 +127,8 @@ class Runtime:
             scored = self.scorer.score(bundle, inputs, plan, deadline)
             scored.stage_seconds = {"queue": waited, **scored.stage_seconds}
             self._count(bundle, scored)
+            if self.captures is not None:
+                self.captures.offer(bundle.manifest, inputs, scored.answers)
             return scored
 
         try:
@@ -134,6 +145,8 @@ class Runtime:
         self._pool.shutdown(cancel_futures=True)
         if self.drift is not None:
             self.drift.close()
+        if self.captures is not None:
+            self.captures.close()
 
     def _count(self, bundle: LoadedBundle, scored: Scored) -> None:
         model = self.models[bundle.name, bundle.version]
@@ -175,6 +188,27 @@ def _drift_tracker(settings: Settings) -> DriftTracker | None:
     window = WindowSize(settings.drift_window, settings.drift_window_seconds)
     options = DriftOptions(window, settings.drift_run_length, settings.drift_state_file)
     return DriftTracker(options)
+
+
+def _capture_store(settings: Settings, metrics: Metrics) -> CaptureStore | None:
+    """Raises CaptureFolderUnusable."""
+    if settings.capture_dir is None:
+        return None
+    limits = CaptureLimits(
+        settings.capture_per_label,
+        settings.capture_max_inputs,
+        settings.capture_max_bytes,
+        timedelta(days=settings.capture_retention_days),
+    )
+    outcomes = {outcome: metrics.captures.labels(outcome) for outcome in OUTCOMES}
+    store = CaptureStore(
+        CaptureFolder(settings.capture_dir),
+        limits,
+        lambda outcome: outcomes[outcome].inc(),
+        settings.capture_redaction or keep_as_sent,
+    )
+    metrics.watch_captures(lambda: store.stored, lambda: store.stored_bytes)
+    return store
 
 
 def _facts(bundle: LoadedBundle) -> ModelFacts:

@@ -1,10 +1,18 @@
 """Every setting, read once from `OODSCORE_*` environment variables.  The only reader of them."""
 
+<<<<<<< HEAD
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import ByteSize, Field, PrivateAttr, field_validator, model_validator
+=======
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import ByteSize, Field, ImportString, field_validator, model_validator
+>>>>>>> bb4b495 (Capture for review: the most OOD inputs of each predicted label, on disk within limits, exported for training)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.api_keys import ApiKey, check_distinct, parse_entries, parse_key_file
@@ -71,6 +79,16 @@ class Settings(BaseSettings):
     drift_window_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
     drift_run_length: Annotated[float, Field(ge=1000, allow_inf_nan=False)] = 30_000.0
     drift_state_file: Path | None = None
+
+    # capture for review: a folder turns it on.  The most OOD inputs of each predicted label, so
+    # many of a label and of all, so many bytes, no older than so many days; a callable by its
+    # import path ("package.module:name") that sees every input before it is written
+    capture_dir: Path | None = None
+    capture_per_label: Annotated[int, Field(ge=1)] = 20
+    capture_max_inputs: Annotated[int, Field(ge=1)] = 2000
+    capture_max_bytes: Annotated[ByteSize, Field(ge=_MIB)] = ByteSize(256 * _MIB)
+    capture_retention_days: Annotated[float, Field(gt=0, le=3650)] = 30.0
+    capture_redaction: ImportString[Callable[..., object]] | None = None
 
     # shutting down: unready for `delay`, then accepted requests have `grace` to finish
     shutdown_delay_seconds: Annotated[float, Field(ge=0)] = 2.0

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from service import server
 from service.bundle import BundleError
-from service.cli import keys, models, score
+from service.captures import CaptureFolderUnusable
+from service.cli import captures, keys, models, score
 from service.client import ClientError
 from service.errors import ServiceError
 from service.loading import VariantMissing
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
+app.add_typer(captures.app, name="captures")
 app.command("score")(score.score)
 
 
@@ -58,13 +60,23 @@ def serve(
         raise failure
 
 
+_FAILURES = (
+    BundleError,
+    CaptureFolderUnusable,
+    ClientError,
+    ProviderUnavailable,
+    ServiceError,
+    VariantMissing,
+)
+
+
 def main() -> None:
     """Entry point of the console script."""
     try:
         app()
     except ValidationError as exc:
         _fail(f"setting {describe_problems(exc.errors())}", 2)
-    except (BundleError, ProviderUnavailable, VariantMissing, ServiceError, ClientError) as exc:
+    except _FAILURES as exc:
         _fail(str(exc), 1)
 
 

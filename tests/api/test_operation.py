@@ -23,6 +23,7 @@ FAMILIES = {
     "oodscore_calibration_age_seconds",
     "oodscore_calibration_labels",
     "oodscore_calibration_size",
+    "oodscore_captures_total",
     "oodscore_decisions_total",
     "oodscore_detector_ood_total",
     "oodscore_drift_alarms_total",
