@@ -58,6 +58,8 @@ COPY deploy/healthcheck.py /app/healthcheck.py
 COPY service/ /app/service/
 # a clone under umask 077 carries files that only their owner may read
 RUN chmod -R a+rX /app /models && python -m compileall -q /app
+# The one other place to write, where a volume is mounted on it: evidence of drift, captures.
+RUN install -d -o 10001 -g 10001 -m 0700 /state
 
 # Any user id works; a numeric one lets Kubernetes check that it is not root.
 USER 10001:10001

@@ -18,7 +18,7 @@ from service.logs import fields
 from service.metrics import Metrics
 from service.middleware import RequestContext
 from service.repository import open_repository
-from service.routes import documentation, drift, models, page, probes, score
+from service.routes import captures, documentation, drift, models, page, probes, score
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -61,7 +61,7 @@ def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastA
     # the last one added is the outermost
     app.add_middleware(RequestContext, runtime=runtime)
     http_errors.install(app)
-    for routes in (score, models, drift, probes, page, documentation):
+    for routes in (score, models, drift, captures, probes, page, documentation):
         app.include_router(routes.router)
     return app
 

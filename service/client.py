@@ -14,7 +14,10 @@ from typing import Self
 import httpx
 from pydantic import ValidationError
 
+from service.captures import CaptureList, CaptureRecord
 from service.schemas import ModelInfo, ModelList, Problem, ScoreParameters, ScoreResponse
+
+_CAPTURES_AT_ONCE = 1000
 
 
 class ClientError(Exception):
@@ -36,8 +39,11 @@ class ServiceRefused(ClientError):
 class ScoreClient:
     """One connection pool to one service; thread-safe as httpx.Client is."""
 
-    def __init__(self, base_url: str, *, timeout_seconds: float = 60.0) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_seconds)
+    def __init__(
+        self, base_url: str, *, api_key: str | None = None, timeout_seconds: float = 60.0
+    ) -> None:
+        headers = {} if api_key is None else {"X-API-Key": api_key}
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_seconds, headers=headers)
 
     def __enter__(self) -> Self:
         return self
@@ -78,6 +84,27 @@ class ScoreClient:
 
     def models(self) -> list[ModelInfo]:
         return ModelList.model_validate_json(self._send("GET", "/models").content).models
+
+    def captures(self) -> list[CaptureRecord]:
+        """Everything kept for review.  Raises ClientError; a service asks for its admin key."""
+        found: dict[str, CaptureRecord] = {}  # the list may move between two pages
+        offset, total = 0, 1
+        while offset < total:
+            page = {"offset": offset, "limit": _CAPTURES_AT_ONCE}
+            answer = self._send("GET", "/captures", params=page)
+            captures = CaptureList.model_validate_json(answer.content)
+            found |= {record.id: record for record in captures.captures}
+            offset, total = offset + _CAPTURES_AT_ONCE, captures.total
+        return list(found.values())
+
+    def capture(self, identity: str) -> bytes | None:
+        """One input; None where it went meanwhile.  Raises ClientError."""
+        try:
+            return self._send("GET", f"/captures/{identity}").content
+        except ServiceRefused as exc:
+            if exc.code == "unknown_capture":
+                return None
+            raise
 
     def _score(
         self,

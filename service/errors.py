@@ -4,7 +4,8 @@ ServiceError
   RequestRejected      the request as a whole: MalformedRequest, InvalidParameter, NoInputs,
                        AcceptanceOutOfReach, UnknownModel, UnknownVersion, UnknownDetector,
                        MixedModalities, ModalityNotServed, BodyTooLarge, TooManyInputs,
-                       ContentTypeUnsupported, ArrayInvalid, ReportMissing
+                       ContentTypeUnsupported, ArrayInvalid, ReportMissing, CapturesOff,
+                       CaptureMissing
   InputRejected        one input of it: ImageUnreadable, ImageAnimated, ImageTooLarge,
                        ImageTooManyPixels, TextUnreadable, TextTooLong, Base64Invalid,
                        WrongModality
@@ -211,6 +212,20 @@ class ReportMissing(RequestRejected):
 
     def __init__(self, name: str, version: str) -> None:
         super().__init__(f"{name} version {version} carries no report.html")
+
+
+class CapturesOff(RequestRejected):
+    code = "captures_off"
+
+    def __init__(self) -> None:
+        super().__init__("no inputs are captured; OODSCORE_CAPTURE_DIR turns it on")
+
+
+class CaptureMissing(RequestRejected):
+    code = "unknown_capture"
+
+    def __init__(self, identity: str) -> None:
+        super().__init__(f"no capture {identity!r}; it may have been pushed out or have expired")
 
 
 class ImageUnreadable(InputRejected):

@@ -35,6 +35,8 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.UnknownModel: 404,
     errors.UnknownVersion: 404,
     errors.ReportMissing: 404,
+    errors.CapturesOff: 404,
+    errors.CaptureMissing: 404,
     errors.BodyTooLarge: 413,
     errors.TooManyInputs: 413,
     errors.ImageTooLarge: 413,

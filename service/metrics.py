@@ -200,17 +200,15 @@ class Metrics:
         self.rejected_requests = counter(
             "rejected_requests", "Requests refused as a whole, by the error's code.", ("reason",)
         )
-<<<<<<< HEAD
         self.key_requests = counter(
             "key_requests",
             "Requests by API key, as the settings name it: accepted, or limited by its rate.",
             ("key", "outcome"),
-=======
+        )
         self.captures = counter(
             "captures",
             "Inputs offered to the store of captures, by what became of them.",
             ("outcome",),
->>>>>>> bb4b495 (Capture for review: the most OOD inputs of each predicted label, on disk within limits, exported for training)
         )
         self.request_seconds = histogram(
             "request_duration_seconds", "Time from request to answer.", ("route",), _SECONDS

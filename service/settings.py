@@ -1,18 +1,18 @@
 """Every setting, read once from `OODSCORE_*` environment variables.  The only reader of them."""
 
-<<<<<<< HEAD
 import re
-from pathlib import Path
-from typing import Annotated, Literal, Self
-
-from pydantic import ByteSize, Field, PrivateAttr, field_validator, model_validator
-=======
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import ByteSize, Field, ImportString, field_validator, model_validator
->>>>>>> bb4b495 (Capture for review: the most OOD inputs of each predicted label, on disk within limits, exported for training)
+from pydantic import (
+    ByteSize,
+    Field,
+    ImportString,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.api_keys import ApiKey, check_distinct, parse_entries, parse_key_file

@@ -1,6 +1,7 @@
 """`oodscore captures`: what the service kept for review, looked at and taken out for training."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 from service.captures import CaptureFolder, CaptureRecord
 from service.captures.export import ExportFailed, export_captures
 from service.cli.progress import track
+from service.cli.remote import ApiKey
+from service.client import ScoreClient
 from service.settings import Settings
 
 app = typer.Typer(
@@ -16,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+Url = Annotated[str | None, typer.Option(help="a running service; wants an admin key")]
 Folder = Annotated[Path | None, typer.Option(help="folder of captures; else OODSCORE_CAPTURE_DIR")]
 Model = Annotated[str | None, typer.Option(help="only of this model")]
 Version = Annotated[str | None, typer.Option(help="only of this version")]
@@ -25,6 +29,8 @@ Read = Callable[[CaptureRecord], bytes | None]
 
 @app.command("list")
 def list_captures(
+    url: Url = None,
+    api_key: ApiKey = None,
     folder: Folder = None,
     model: Model = None,
     version: Version = None,
@@ -32,20 +38,22 @@ def list_captures(
 ) -> None:
     """One line a capture: the most OOD first, by model and version.
 
-    Example: oodscore captures list --folder captures --model fashion-mnist
+    Example: oodscore captures list --url http://127.0.0.1:8000 --model fashion-mnist
     """
-    records, _ = _opened(folder)
-    for record in _chosen(records, model, version, label):
-        typer.echo(
-            f"{record.id}  {record.model}  version {record.version}  {record.label}  "
-            f"{record.detector} {record.score:.4g}, p = {record.p_value:.3g}  "
-            f"{record.media_type}  {record.size_bytes} bytes  {record.captured:%Y-%m-%d %H:%M}"
-        )
+    with _opened(url, api_key, folder) as (records, _):
+        for record in _chosen(records, model, version, label):
+            typer.echo(
+                f"{record.id}  {record.model}  version {record.version}  {record.label}  "
+                f"{record.detector} {record.score:.4g}, p = {record.p_value:.3g}  "
+                f"{record.media_type}  {record.size_bytes} bytes  {record.captured:%Y-%m-%d %H:%M}"
+            )
 
 
 @app.command()
 def export(
     target: Annotated[Path, typer.Argument(help="folder to make")],
+    url: Url = None,
+    api_key: ApiKey = None,
     folder: Folder = None,
     model: Model = None,
     version: Version = None,
@@ -58,25 +66,32 @@ def export(
 
     Example: oodscore captures export review --folder captures --model fashion-mnist
     """
-    records, read = _opened(folder)
-    chosen = _chosen(records, model, version, label)
-    try:
-        count = export_captures(chosen, read, target, _with_progress)
-    except ExportFailed as exc:
-        raise typer.BadParameter(str(exc)) from exc
+    with _opened(url, api_key, folder) as (records, read):
+        chosen = _chosen(records, model, version, label)
+        try:
+            count = export_captures(chosen, read, target, _with_progress)
+        except ExportFailed as exc:
+            raise typer.BadParameter(str(exc)) from exc
     typer.echo(f"{target}  {count} captures")
 
 
-def _opened(path: Path | None) -> tuple[list[CaptureRecord], Read]:
-    """Raises OSError."""
+@contextmanager
+def _opened(
+    url: str | None, api_key: str | None, path: Path | None
+) -> Iterator[tuple[list[CaptureRecord], Read]]:
+    """Raises ClientError, OSError."""
+    if url is not None:
+        with ScoreClient(url, api_key=api_key) as client:
+            yield client.captures(), lambda record: client.capture(record.id)
+        return
     path = path or Settings().capture_dir
     if path is None or not path.is_dir():
         raise typer.BadParameter(
-            "name a folder of captures with --folder or OODSCORE_CAPTURE_DIR"
-            + ("" if path is None else f"; there is no folder {path}")
+            "name a folder of captures with --folder or OODSCORE_CAPTURE_DIR, or a service with "
+            "--url" + ("" if path is None else f"; there is no folder {path}")
         )
     kept = CaptureFolder(path)
-    return sorted(kept.records(), key=lambda record: record.place), kept.read
+    yield sorted(kept.records(), key=lambda record: record.place), kept.read
 
 
 def _chosen(

@@ -14,6 +14,7 @@ from service.batches import BatchLimits
 from service.bundle import Modality
 from service.cli.models import ModelsDir, choose_bundle, default_model
 from service.cli.progress import track
+from service.cli.remote import ApiKey
 from service.cli.score_inputs import Item, groups_of, read_items
 from service.client import ScoreClient, ServiceRefused
 from service.decision import Plan, make_plan
@@ -70,6 +71,7 @@ def score(
     ] = None,
     text: Annotated[list[str] | None, typer.Option(help="a text to score; repeatable")] = None,
     url: Annotated[str | None, typer.Option(help="a running service; else this process")] = None,
+    api_key: ApiKey = None,
     model: Annotated[
         str | None, typer.Option(help="the default model of each modality if left out")
     ] = None,
@@ -105,7 +107,7 @@ def score(
         modalities: set[Modality] = {item.modality for item in items}
         failed = _score_all(items, _local_backend(parameters, models_dir, modalities), as_json)
     else:
-        with ScoreClient(url) as client:
+        with ScoreClient(url, api_key=api_key) as client:
             failed = _score_all(items, _remote_backend(client, parameters), as_json)
     if failed:
         raise typer.Exit(1)

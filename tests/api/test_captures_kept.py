@@ -2,23 +2,33 @@
 
 import json
 from collections import Counter
+from collections.abc import Generator
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from live_server import LiveServer, live_server
 from pictures import encode, npy
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from test_refusals import assert_problem
 from tiny_bundle import id_images, ood_images
 from tiny_text_bundle import ood_texts
 from typer.testing import CliRunner
 
+from service.api_keys import entry_of, new_secret, parse_entries
 from service.bundle import ImageInput
 from service.cli import app, main
+from service.client import ServiceRefused
 from training.data.readers import SOURCES, TEXT_SOURCES
 
 NPY = {"Content-Type": "application/x-npy"}
 SPEC = ImageInput(height=8, width=8, channels=1, mean=(0.0,), std=(1.0,))
+SECRETS = {name: new_secret() for name in ("web", "prometheus", "ops")}
+SCOPES = {"web": "score", "prometheus": "metrics", "ops": "admin"}
+ENTRIES = [entry_of(name, SCOPES[name], secret) for name, secret in SECRETS.items()]
 runner = CliRunner()
 
 
@@ -196,3 +206,124 @@ def test_the_command_line_says_what_is_missing(
     done = runner.invoke(app, ["captures", *(places.get(a, a) for a in arguments)])
     assert done.exit_code == 2
     assert told in " ".join(done.output.split())
+
+
+# --- over HTTP, for admins
+
+
+@pytest.fixture(scope="module")
+def reviewed(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[LiveServer]:
+    """Ten inputs of tiny/2 are kept, or nearly as many."""
+    settings = {
+        "default_image_model": "tiny",
+        "capture_dir": tmp_path_factory.mktemp("kept"),
+        "api_keys": parse_entries(ENTRIES),
+    }
+    with live_server(models_dir, **settings) as running:
+        rows = npy(ood_images(10, 60))
+        running.client.post("/score", content=rows, headers=NPY | key("web"))
+        written(running)
+        yield running
+
+
+def key(name: str) -> dict[str, str]:
+    return {"X-API-Key": SECRETS[name]}
+
+
+def listed(server: LiveServer, **query: str | int) -> dict[str, Any]:
+    answer = server.client.get("/captures", params=query, headers=key("ops"))
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_an_admin_sees_lists_and_takes_out(reviewed: LiveServer) -> None:
+    answer = listed(reviewed)
+    assert answer["total"] == answer["stored"] == len(answer["captures"]) >= 5
+    scores = [capture["score"] for capture in answer["captures"]]
+    assert scores == sorted(scores, reverse=True)
+    sent = {picture.tobytes() for picture in ood_images(10, 60)}
+    for capture in answer["captures"]:
+        assert capture["model"] == "tiny"
+        assert capture["version"] == "2"
+        response = reviewed.client.get(f"/captures/{capture['id']}", headers=key("ops"))
+        assert response.headers["content-type"] == capture["media_type"] == "image/png"
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["cache-control"] == "no-store"
+        assert "sandbox" in response.headers["content-security-policy"]
+        assert response.headers["content-disposition"].startswith("attachment")
+        assert len(response.content) == capture["size_bytes"]
+        with Image.open(BytesIO(response.content)) as image:
+            assert np.asarray(image).tobytes() in sent
+
+
+def test_the_list_is_cut_into_pages_and_by_label(reviewed: LiveServer) -> None:
+    everything = listed(reviewed)["captures"]
+    pages = [listed(reviewed, offset=start, limit=2) for start in range(0, len(everything), 2)]
+    assert [capture for page in pages for capture in page["captures"]] == everything
+    assert {page["total"] for page in pages} == {len(everything)}
+    label = everything[0]["label"]
+    assert listed(reviewed, label=label, model="tiny", version="2")["captures"] == [
+        capture for capture in everything if capture["label"] == label
+    ]
+    assert listed(reviewed, version="1")["captures"] == []
+
+
+@pytest.mark.parametrize("name", ["web", "prometheus"])
+def test_nobody_else_does(reviewed: LiveServer, name: str) -> None:
+    (capture, *_) = listed(reviewed)["captures"]
+    for method, path in (
+        ("GET", "/captures"),
+        ("GET", f"/captures/{capture['id']}"),
+        ("DELETE", f"/captures/{capture['id']}"),
+    ):
+        request = reviewed.client.request
+        assert_problem(request(method, path, headers=key(name)), 403, "scope_missing")
+        assert_problem(request(method, path), 401, "key_missing")
+
+
+def test_a_service_without_keys_shows_them_to_nobody(models_dir: Path, tmp_path: Path) -> None:
+    with live_server(models_dir, capture_dir=tmp_path) as running:
+        assert_problem(running.client.get("/captures"), 403, "admin_closed")
+
+
+def test_an_admin_is_told_that_captures_are_off(models_dir: Path) -> None:
+    with live_server(models_dir, api_keys=parse_entries(ENTRIES)) as running:
+        answer = running.client.get("/captures", headers=key("ops"))
+        assert_problem(answer, 404, "captures_off")
+        assert "OODSCORE_CAPTURE_DIR" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("identity", ["0" * 32, "..%2F..%2Fetc%2Fpasswd", "x.json"])
+def test_what_is_not_there_cannot_be_had(reviewed: LiveServer, identity: str) -> None:
+    for method in ("GET", "DELETE"):
+        answer = reviewed.client.request(method, f"/captures/{identity}", headers=key("ops"))
+        assert answer.status_code == 404
+
+
+def test_the_command_line_takes_them_from_a_service(reviewed: LiveServer, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    folder = reviewed.runtime.settings.capture_dir
+    environment = {"OODSCORE_API_KEY": SECRETS["ops"]}
+    export = ["captures", "export"]
+    remote = runner.invoke(app, [*export, str(there), "--url", reviewed.url], env=environment)
+    local = runner.invoke(app, [*export, str(here), "--folder", str(folder)])
+    assert remote.exit_code == local.exit_code == 0, remote.output + local.output
+    contents = [
+        {file.relative_to(place): file.read_bytes() for file in place.rglob("*.*")}
+        for place in (here, there)
+    ]
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == listed(reviewed)["stored"] + 1
+    refused = runner.invoke(app, ["captures", "list", "--url", reviewed.url])
+    assert isinstance(refused.exception, ServiceRefused)
+    assert refused.exception.code == "key_missing"
+
+
+def test_deleted_is_gone(reviewed: LiveServer) -> None:
+    before = listed(reviewed)
+    identity = before["captures"][-1]["id"]
+    path = f"/captures/{identity}"
+    assert reviewed.client.delete(path, headers=key("ops")).status_code == 204
+    assert_problem(reviewed.client.get(path, headers=key("ops")), 404, "unknown_capture")
+    assert_problem(reviewed.client.delete(path, headers=key("ops")), 404, "unknown_capture")
+    assert listed(reviewed)["stored"] == before["stored"] - 1

@@ -140,7 +140,7 @@ def test_what_is_written_outlives_the_containers(stack: dict[str, Any]) -> None:
         for name, service in stack["services"].items()
     }
     kept = [name for name in volumes if volumes[name]]
-    assert kept == ["alertmanager", "grafana", "prometheus"]
+    assert kept == ["alertmanager", "grafana", "oodscore", "prometheus"]
     assert {source for some in volumes.values() for source in some} == set(stack["volumes"])
 
 
