@@ -1,6 +1,6 @@
 """`oodscore captures`: what the service kept for review, looked at and taken out for training."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -78,7 +78,7 @@ def export(
 @contextmanager
 def _opened(
     url: str | None, api_key: str | None, path: Path | None
-) -> Iterator[tuple[list[CaptureRecord], Read]]:
+) -> Generator[tuple[list[CaptureRecord], Read]]:
     """Raises ClientError, OSError."""
     if url is not None:
         with ScoreClient(url, api_key=api_key) as client:
