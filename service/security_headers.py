@@ -39,6 +39,8 @@ REPORT: Mapping[str, str] = {
     f"{_NOWHERE}; sandbox",
     "Cache-Control": "no-cache",
 }
+# what callers sent is never shown as a page of this service
+CAPTURE: Mapping[str, str] = {"Content-Security-Policy": f"{_NOTHING}; sandbox"}
 
 
 def add_defaults(headers: list[tuple[bytes, bytes]]) -> None:

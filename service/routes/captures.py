@@ -11,13 +11,8 @@ from service.captures import CaptureList, CaptureStore
 from service.errors import CaptureMissing, CapturesOff
 from service.routes.dependencies import RuntimeOf
 from service.schemas import Problem
+from service.security_headers import CAPTURE
 
-# what callers sent is never shown as a page of this service, and stays in no cache
-_INPUT_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "No API key, or an unknown one."},
     403: {"model": Problem, "description": "The key lacks the scope admin, or no key has it."},
@@ -72,7 +67,7 @@ async def show_capture(store: StoreOf, identity: str) -> Response:
     return Response(
         data,
         media_type=record.media_type,
-        headers={**_INPUT_HEADERS, "Content-Disposition": disposition},
+        headers={**CAPTURE, "Content-Disposition": disposition},
     )
 
 
