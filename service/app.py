@@ -13,12 +13,10 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import http_errors
 from service.auth import Gate, RateLimit
-from service.graphs import SessionOptions
 from service.logs import fields
 from service.metrics import Metrics
 from service.middleware import RequestContext
-from service.repository import open_repository
-from service.routes import captures, documentation, drift, models, page, probes, score
+from service.routes import captures, documentation, drift, models, page, probes, reload, score
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -43,6 +41,7 @@ def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastA
             yield
         finally:
             await app.state.loading
+            await runtime.reloader.stop()
             await asyncio.to_thread(runtime.close)
 
     app = FastAPI(
@@ -61,7 +60,7 @@ def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastA
     # the last one added is the outermost
     app.add_middleware(RequestContext, runtime=runtime)
     http_errors.install(app)
-    for routes in (score, models, drift, captures, probes, page, documentation):
+    for routes in (score, models, reload, drift, captures, probes, page, documentation):
         app.include_router(routes.router)
     return app
 
@@ -89,20 +88,12 @@ def _rate_limit(settings: Settings) -> RateLimit | None:
 
 
 async def _load(runtime: Runtime, on_failure: OnFailure | None) -> None:
-    settings = runtime.settings
-    options = SessionOptions(settings.provider, settings.threads)
     try:
-        repository = await asyncio.to_thread(
-            open_repository,
-            settings.models_dir,
-            options,
-            settings.default_models,
-            settings.int8_models,
-        )
+        await asyncio.to_thread(runtime.reloader.folder.open, runtime.serve)
     except Exception as exc:
         logger.critical("cannot start: %s", exc)
         if on_failure is not None:
             on_failure(exc)
         return
-    runtime.serve(repository)
-    logger.info("ready", extra=fields(default_models=repository.defaults))
+    logger.info("ready", extra=fields(default_models=runtime.require_repository().defaults))
+    runtime.reloader.start()

@@ -240,6 +240,16 @@ class Metrics:
             "Calibration inputs by predicted label, where the bundle records them.",
             (*model, "label"),
         )
+        self.bundle_reloads = counter(
+            "bundle_reloads",
+            "Versions that came and went while the service runs: loaded, refused, retired.",
+            ("model", "outcome"),
+        )
+        self.bundles_refused = gauge(
+            "bundles_refused",
+            "Versions that lie in the models folder and cannot be served.",
+            ("model",),
+        )
         self.queue_items = gauge("queue_items", "Inputs waiting or being scored.")
         self.in_flight = gauge("in_flight", "HTTP requests being answered.")
         self.model_ready = gauge("model_ready", "1 when the version answers requests.", model)
@@ -253,6 +263,7 @@ class Metrics:
         )
         self.build_info = gauge("build_info", "1; the release that answers.", ("version",))
         self.build_info.labels(installed_version("oodscore")).set(1)
+        self._refused_of: set[str] = set()
         self.stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
 
     def watch_captures(self, stored: Callable[[], float], size_bytes: Callable[[], float]) -> None:
@@ -280,3 +291,36 @@ class Metrics:
         model = ModelMetrics(self, facts)
         self._models.add(model)
         return model
+
+    def withdraw_model(self, name: str, version: str) -> None:
+        """Remove the gauges of a version that is not served from now on; its counters stay."""
+        for family in (
+            self.model_ready,
+            self.model_info,
+            self.calibration_age,
+            self.calibration_size,
+            self.calibration_labels,
+            self.expected_ood_rate,
+            self.primary_detector,
+        ):
+            family.remove_by_labels({"model": name, "version": version})
+
+    def forget_model(self, name: str, version: str) -> None:
+        """Remove the counters too: nobody counts there any more."""
+        for family in (
+            self.decisions,
+            self.detector_ood,
+            self.predicted_label,
+            self.truncated_texts,
+            self.score_decile,
+            self.p_value,
+        ):
+            family.remove_by_labels({"model": name, "version": version})
+
+    def set_bundles_refused(self, counts: Mapping[str, int]) -> None:
+        """Model -> versions that cannot be served; a model left out has no series."""
+        for model in self._refused_of - set(counts):
+            self.bundles_refused.remove(model)
+        self._refused_of = set(counts)
+        for model, count in counts.items():
+            self.bundles_refused.labels(model).set(count)

@@ -7,18 +7,24 @@ from service.bundle import BundleIncomplete, Modality, find_bundles
 from service.errors import ModalityNotServed, UnknownModel, UnknownVersion
 from service.graphs import SessionOptions
 from service.loading import LoadedBundle, VariantMissing, open_bundle
+from service.versions import VersionPolicy
 
 
 class Repository:
-    """The served bundles: versions by name, newest last."""
+    """The served bundles: versions by name, newest last.  Never changes; another replaces it."""
 
     def __init__(
-        self, bundles: Sequence[LoadedBundle], defaults: Mapping[Modality, str] | None = None
+        self,
+        bundles: Sequence[LoadedBundle],
+        defaults: Mapping[Modality, str] | None = None,
+        pinned: Mapping[str, str] | None = None,
     ) -> None:
-        """`defaults`: model by modality; the first name where none is given.
+        """`defaults`: model by modality; the first name where none is given.  `pinned`: the
+        version of a model that answers where none is named; the highest where none is given.
 
         Raises UnknownModel when a default is not among the bundles of its modality.
         """
+        self._pinned = pinned or {}
         self._models: dict[str, dict[str, LoadedBundle]] = {}
         for bundle in sorted(bundles, key=lambda b: b.ref):
             self._models.setdefault(bundle.name, {})[bundle.version] = bundle
@@ -48,10 +54,11 @@ class Repository:
         return self.defaults[modality]
 
     def get(self, name: str, version: str | None = None) -> LoadedBundle:
-        """No version: the highest.  Raises UnknownModel, UnknownVersion."""
+        """No version: the pinned one, else the highest.  Raises UnknownModel, UnknownVersion."""
         if name not in self._models:
             raise UnknownModel(name, self.names)
         versions = self._models[name]
+        version = self._pinned.get(name) if version is None else version
         if version is None:
             return next(reversed(versions.values()))
         if version not in versions:
@@ -64,8 +71,9 @@ def open_repository(
     options: SessionOptions,
     defaults: Mapping[Modality, str] | None = None,
     int8_models: Collection[str] = (),
+    policy: VersionPolicy | None = None,
 ) -> Repository:
-    """Every version of every bundle below `models_dir`, each verified.
+    """The versions below `models_dir` that the policy wants, each verified; None: all.
 
     Raises BundleError naming the file, ProviderUnavailable, UnknownModel, VariantMissing.
     """
@@ -78,8 +86,17 @@ def open_repository(
             f"OODSCORE_INT8_MODELS names {', '.join(unknown)}, but {models_dir} holds "
             f"{', '.join(names)}; correct the setting"
         )
-    bundles = [open_bundle(ref, options, int8=ref.name in int8_models) for ref in refs]
-    return Repository(bundles, defaults)
+    policy = policy or VersionPolicy()
+    for name, version in policy.pinned.items():
+        if (name, version) not in {(ref.name, ref.version) for ref in refs}:
+            raise BundleIncomplete(
+                models_dir / name / version,
+                "is missing, but OODSCORE_DEFAULT_VERSIONS names it; put it there, or correct "
+                "the setting",
+            )
+    wanted = policy.wanted(refs)
+    bundles = [open_bundle(ref, options, int8=ref.name in int8_models) for ref in wanted]
+    return Repository(bundles, defaults, policy.pinned)
 
 
 def no_bundles(models_dir: Path) -> BundleIncomplete:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -23,13 +23,17 @@ from service.decision import Plan, Verdict
 from service.decoding import ImageLimits
 from service.drift import DriftCollector, DriftOptions, DriftTracker, WindowSize
 from service.errors import DeadlinePassed, NotReady, Overloaded, ServiceError, ShuttingDown
+from service.graphs import SessionOptions
 from service.inputs import Input
 from service.loading import LoadedBundle
-from service.metrics import DetectorFacts, Metrics, ModelFacts, ModelMetrics
+from service.metrics import Metrics, ModelMetrics
+from service.reloading import ModelsFolder, Reloader, SessionSetup, VersionState
 from service.repository import Repository
 from service.request_bodies import BodyLimits
 from service.scoring import Answer, Deadline, Scored, Scorer
+from service.served import ServedVersions
 from service.settings import Settings
+from service.versions import VersionPolicy
 
 _T = TypeVar("_T")
 
@@ -42,9 +46,6 @@ class Runtime:
     metrics: Metrics
     repository: Repository | None = None
     draining: bool = False
-    models: dict[tuple[str, str], ModelMetrics] = field(
-        default_factory=dict[tuple[str, str], ModelMetrics]
-    )
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -68,20 +69,38 @@ class Runtime:
         if self.drift is not None:
             self.metrics.registry.register(DriftCollector(self.drift))
         self.captures = _capture_store(settings, self.metrics)
+        self.served = ServedVersions(self.metrics, self.drift)
+        self.reloader = Reloader(
+            _models_folder(settings, self.metrics), settings.reload_seconds, self.served.tidy
+        )
         self.open_bodies = 0
         self._pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="score")
         # one: who waits for a graph to be opened keeps no thread from those who need none
         self._opening = ThreadPoolExecutor(1, thread_name_prefix="open")
 
     def serve(self, repository: Repository) -> None:
-        """From now on the service is ready."""
-        for bundle in repository.all():
-            facts = _facts(bundle)
-            self.models[bundle.name, bundle.version] = self.metrics.add_model(facts)
-            if self.drift is not None:
-                identity = f"{bundle.digest}:{bundle.variant}"
-                self.drift.watch(bundle.manifest, bundle.calibration, identity)
+        """From now on requests are answered by these bundles.  Those that have one keep it."""
+        before = [] if self.repository is None else self.repository.all()
+        now = repository.all()
+        for bundle in now:
+            if not any(bundle is other for other in before):
+                self.served.begin(bundle)
         self.repository = repository
+        places = {(bundle.name, bundle.version) for bundle in now}
+        for bundle in before:
+            if (bundle.name, bundle.version) not in places:
+                self.served.end(bundle)
+
+    def versions(self) -> list[VersionState]:
+        """Every version that lies in the models folder or is being used."""
+        draining = set(self.served.draining)
+        states = [
+            replace(state, state="draining")
+            if (state.name, state.version) in draining and state.state == "not_loaded"
+            else state
+            for state in self.reloader.folder.states
+        ]
+        return states
 
     def require_repository(self) -> Repository:
         """Raises NotReady."""
@@ -149,9 +168,11 @@ class Runtime:
             self.captures.close()
 
     def _count(self, bundle: LoadedBundle, scored: Scored) -> None:
-        model = self.models[bundle.name, bundle.version]
         for stage, seconds in scored.stage_seconds.items():
             self.metrics.stages[stage].observe(seconds)
+        model = self.served.metrics_of(bundle)
+        if model is None:
+            return
         for size in scored.batch_sizes:
             model.batch_size.observe(size)
         for answer in scored.answers:
@@ -211,20 +232,11 @@ def _capture_store(settings: Settings, metrics: Metrics) -> CaptureStore | None:
     return store
 
 
-def _facts(bundle: LoadedBundle) -> ModelFacts:
-    manifest = bundle.manifest
-    return ModelFacts(
-        name=bundle.name,
-        version=bundle.version,
-        digest=bundle.digest,
-        provider=bundle.provider,
-        variant=bundle.variant,
-        created_unix_seconds=manifest.provenance.created.timestamp(),
-        labels=manifest.class_names,
-        label_counts=manifest.label_counts,
-        detectors=[
-            DetectorFacts(spec.name, spec.calibration_size, 1 - spec.id_acceptance)
-            for spec in manifest.detectors
-        ],
-        primary=manifest.policy.primary,
+def _models_folder(settings: Settings, metrics: Metrics) -> ModelsFolder:
+    return ModelsFolder(
+        settings.models_dir,
+        SessionSetup(SessionOptions(settings.provider, settings.threads), settings.int8_models),
+        VersionPolicy(settings.loaded_versions, settings.default_versions),
+        settings.default_models,
+        metrics,
     )

@@ -177,8 +177,22 @@ class ModelInfo(_Closed):
     report: str | None
 
 
+class VersionInfo(_Closed):
+    """One version in the models folder, served or not; `error`: what keeps its files from it."""
+
+    name: str
+    version: str
+    state: Literal["serving", "loading", "settling", "refused", "not_loaded", "draining"]
+    error: str | None
+    since: datetime
+
+
 class ModelList(_Closed):
+    """`problem`: why the models folder cannot be read, if so; what was loaded is served on."""
+
     models: list[ModelInfo]
+    versions: list[VersionInfo] = []
+    problem: str | None = None
 
 
 class Status(_Closed):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     ByteSize,
     Field,
     ImportString,
@@ -16,12 +17,20 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.api_keys import ApiKey, check_distinct, parse_entries, parse_key_file
-from service.bundle.manifest import BundleName, Modality
+from service.bundle.manifest import BundleName, BundleVersion, Modality
 
 Provider = Literal["auto", "cpu", "cuda"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 _MIB = 1024 * 1024
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
+
+
+def _all(value: object) -> object:
+    return None if value == "all" else value
+
+
+def _off(value: object) -> object:
+    return None if value == "off" else value
 
 
 class Settings(BaseSettings):
@@ -36,6 +45,14 @@ class Settings(BaseSettings):
     default_text_model: str | None = None
     # models whose int8 variant is served in place of forward.onnx: names, comma separated
     int8_models: Annotated[frozenset[BundleName], NoDecode] = frozenset()
+    # so many of the highest versions of each model are loaded ("all": every one), and the version
+    # that answers where a request names none: NAME=VERSION, comma separated; else the highest
+    loaded_versions: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_all)] = 2
+    default_versions: Annotated[dict[BundleName, BundleVersion], NoDecode] = {}
+    # how often the folder is looked at for versions that came or went; "off": only when asked
+    reload_seconds: Annotated[
+        Annotated[float, Field(ge=0.1, allow_inf_nan=False)] | None, BeforeValidator(_off)
+    ] = 5.0
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000  # 0: a free one
     provider: Provider = "auto"
@@ -132,6 +149,19 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return frozenset(name.strip() for name in value.split(",")) if value.strip() else ()
+
+    @field_validator("default_versions", mode="before")
+    @classmethod
+    def _split_into_pairs(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.strip().partition("=") for pair in value.split(",") if pair.strip()]
+        if wrong := [name for name, equals, version in pairs if not (equals and version)]:
+            raise ValueError(f"{', '.join(wrong)}: write NAME=VERSION, comma separated")
+        names = [name.strip() for name, _, _ in pairs]
+        if len(set(names)) != len(names):
+            raise ValueError("a model is named twice")
+        return {name.strip(): version.strip() for name, _, version in pairs}
 
     @model_validator(mode="after")
     def _read_keys(self) -> Self:

@@ -250,11 +250,12 @@ def _scored_by(manifest: Manifest, variant: VariantSpec | None) -> Sequence[Dete
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, NpzFile):
-            raise BundleCorrupt(path, "is one array, not an archive of arrays")
-        with archive:
-            members: dict[str, object] = {name: archive[name] for name in archive.files}
+        with path.open("rb") as stream:  # numpy would leave a damaged one open
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, NpzFile):
+                raise BundleCorrupt(path, "is one array, not an archive of arrays")
+            with archive:
+                members: dict[str, object] = {name: archive[name] for name in archive.files}
     except BundleCorrupt:
         raise
     except FileNotFoundError as exc:

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 # answers are taken in together: one by one numpy's calls would cost more than the sums
 _TOGETHER = 512
 _SAVE_EVERY_SECONDS = 10.0
+# so many versions that are not watched any more keep their evidence
+_PUT_ASIDE = 32
 # a report is made anew at most so often, however many ask
 REPORT_EVERY_SECONDS = 2.0
 
@@ -52,20 +54,40 @@ class DriftTracker:
         self._waiting_lock = threading.Lock()
         self._lock = threading.Lock()  # of everything but what waits
         self._saved_at = clock()
-        self._saved: Mapping[str, ModelState] = {}
+        self._saved: dict[str, ModelState] = {}  # of versions that are not watched
         self._unsaved: Began = "first_seen"
         self._read()
 
     def watch(
         self, manifest: Manifest, calibration: Mapping[str, NDArray[np.float32]], identity: str
     ) -> None:
-        """From now on answers of that model version are taken in."""
+        """From now on answers of that model version are taken in.
+
+        One that is watched already goes on as it is, unless its identity changed.
+        """
         key = (manifest.name, manifest.version)
+        with self._lock:
+            if key in self._models and self._models[key].identity == identity:
+                return
         options = self._options
         model = ModelDrift(manifest, calibration, identity, options.window, options.run_length)
-        model.begin(self._clock(), self._saved.get("/".join(key)), self._unsaved)
         with self._lock:
+            model.begin(self._clock(), self._saved.pop("/".join(key), None), self._unsaved)
             self._models[key] = model
+
+    def unwatch(self, name: str, version: str) -> None:
+        """Its answers are taken in no more; its evidence waits for the day it is watched again."""
+        key = (name, version)
+        with self._lock:
+            self._take_in()
+            model = self._models.pop(key, None)
+            self._reports.pop(key, None)
+            if model is None:
+                return
+            self._saved["/".join(key)] = model.state()
+            for oldest in list(self._saved)[:-_PUT_ASIDE]:
+                del self._saved[oldest]
+            self._save()
 
     def add(self, name: str, version: str, verdicts: Sequence[Verdict]) -> None:
         """Answers of one request, of a version that is watched.  Worker threads only."""
@@ -104,6 +126,8 @@ class DriftTracker:
         for key, at, verdicts in waiting:
             by_model.setdefault(key, []).append((at, verdicts))
         for key, answers in by_model.items():
+            if key not in self._models:  # came after the end of its version
+                continue
             verdicts = [verdict for _, some in answers for verdict in some]
             times = np.repeat([at for at, _ in answers], [len(some) for _, some in answers])
             for start in range(0, len(verdicts), _TOGETHER):
@@ -116,7 +140,7 @@ class DriftTracker:
         if self._options.state_file is None:
             return
         try:
-            self._saved = read_state(self._options.state_file)
+            self._saved = dict(read_state(self._options.state_file))
         except StateUnreadable as exc:
             logger.error("the evidence of drift begins anew: %s", exc)
             self._unsaved = "state_unreadable"
@@ -127,7 +151,8 @@ class DriftTracker:
         if path is None:
             return
         try:
-            write_state(path, {"/".join(key): model.state() for key, model in self._models.items()})
+            watched = {"/".join(key): model.state() for key, model in self._models.items()}
+            write_state(path, self._saved | watched)
         except OSError as exc:
             logger.error(
                 "the evidence of drift could not be kept",

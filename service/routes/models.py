@@ -10,7 +10,8 @@ from service.bundle import ImageInput, TextInput
 from service.errors import ReportMissing
 from service.loading import LoadedBundle
 from service.repository import Repository
-from service.routes.dependencies import RepositoryOf
+from service.routes.dependencies import RepositoryOf, RuntimeOf
+from service.runtime import Runtime
 from service.schemas import (
     DetectorInfo,
     ImageInfo,
@@ -18,6 +19,7 @@ from service.schemas import (
     ModelList,
     Problem,
     TextInfo,
+    VersionInfo,
 )
 from service.security_headers import REPORT as REPORT_HEADERS
 
@@ -31,14 +33,33 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/models", responses={503: _ERRORS[503]})
-async def list_models(repository: RepositoryOf) -> ModelList:
-    """Every model at its highest version."""
-    return ModelList(models=[_info(repository, repository.get(name)) for name in repository.names])
+async def list_models(runtime: RuntimeOf) -> ModelList:
+    """Every model at its default version, and every version in the models folder."""
+    return model_list(runtime)
+
+
+def model_list(runtime: Runtime) -> ModelList:
+    """Raises NotReady."""
+    repository = runtime.require_repository()
+    return ModelList(
+        models=[_info(repository, repository.get(name)) for name in repository.names],
+        versions=[
+            VersionInfo(
+                name=version.name,
+                version=version.version,
+                state=version.state,
+                error=version.error,
+                since=version.since,
+            )
+            for version in runtime.versions()
+        ],
+        problem=runtime.reloader.folder.problem,
+    )
 
 
 @router.get("/models/{name}", responses=_ERRORS)
 async def show_model(repository: RepositoryOf, name: str, version: str | None = None) -> ModelInfo:
-    """One version of a model; the highest if `version` is left out."""
+    """One version of a model; its default one if `version` is left out."""
     return _info(repository, repository.get(name, version))
 
 

@@ -20,6 +20,8 @@ PNG = {"Content-Type": "image/png"}
 FAMILIES = {
     "oodscore_batch_size",
     "oodscore_build_info",
+    "oodscore_bundle_reloads_total",
+    "oodscore_bundles_refused",
     "oodscore_calibration_age_seconds",
     "oodscore_calibration_labels",
     "oodscore_calibration_size",
