@@ -10,8 +10,7 @@ import typer
 from service.captures import CaptureFolder, CaptureRecord
 from service.captures.export import ExportFailed, export_captures
 from service.cli.progress import track
-from service.cli.remote import ApiKey
-from service.client import ScoreClient
+from service.cli.remote import ApiKey, score_client
 from service.settings import Settings
 
 app = typer.Typer(
@@ -81,7 +80,7 @@ def _opened(
 ) -> Generator[tuple[list[CaptureRecord], Read]]:
     """Raises ClientError, OSError."""
     if url is not None:
-        with ScoreClient(url, api_key=api_key) as client:
+        with score_client(url, api_key) as client:
             yield client.captures(), lambda record: client.capture(record.id)
         return
     path = path or Settings().capture_dir

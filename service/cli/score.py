@@ -1,29 +1,21 @@
 """`oodscore score`: images and texts on a bundle in this process, or on a running service."""
 
-import json
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from service.admission import PixelBudget
-from service.arrays import parse_npy
-from service.batches import BatchLimits
 from service.bundle import Modality
-from service.cli.models import ModelsDir, choose_bundle, default_model
+from service.cli.models import ModelsDir
 from service.cli.progress import track
-from service.cli.remote import ApiKey
+from service.cli.remote import ApiKey, score_client
+from service.cli.score_backends import Backend, local_backend, remote_backend
 from service.cli.score_inputs import Item, groups_of, read_items
-from service.client import ScoreClient, ServiceRefused
-from service.decision import Plan, make_plan
-from service.decoding import ImageLimits
+from service.cli.score_output import Answered, CsvTable, Tell, tell_as_json, tell_in_words
+from service.client import ServiceRefused
 from service.errors import ServiceError
-from service.graphs import SessionOptions
-from service.inputs import EncodedImage, Input, PixelImage, text_input
-from service.loading import LoadedBundle, open_bundle
-from service.responses import to_response
 from service.schemas import (
     ErrorItem,
     FailedResult,
@@ -32,31 +24,9 @@ from service.schemas import (
     ScoreResponse,
     ScoreResult,
 )
-from service.scoring import Deadline, Scorer
-from service.settings import Settings
 
 # a group is refused with one of these for what one input, or their number, did to it
-_TRY_ONE_BY_ONE = frozenset({413, 422, 500, 504})
-_NO_DEADLINE = Deadline(float("inf"), float("inf"))
-
-
-@dataclass(frozen=True)
-class Backend:
-    """Where scoring happens."""
-
-    images: Callable[[Sequence[bytes]], ScoreResponse]  # encoded
-    npy: Callable[[bytes], ScoreResponse]
-    texts: Callable[[Sequence[str]], ScoreResponse]
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One input with its answer."""
-
-    name: str
-    source: dict[str, str]
-    model: ModelId
-    result: ScoreResult | FailedResult
+_OF_INPUTS = frozenset({413, 422, 500, 504})
 
 
 def score(
@@ -86,6 +56,7 @@ def score(
         float | None, typer.Option(help="share of ID inputs to accept, 0 to 1")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="a table, one input a line")] = False,
     models_dir: ModelsDir = None,
 ) -> None:
     """Score images and texts: files, or what `--text` says.  Exit code 1 if any failed.
@@ -96,6 +67,8 @@ def score(
     Example: oodscore score photo.png --model fashion-mnist --json
 
     Example: oodscore score --text "my card was declined"
+
+    Example: oodscore score *.png --url https://oodscore.example --csv > answers.csv
     """
     items = read_items(files or (), text or ())
     if not items:
@@ -103,23 +76,41 @@ def score(
     parameters = ScoreParameters(
         model=model, version=version, detectors=detectors, id_acceptance=id_acceptance
     )
-    if url is None:
-        modalities: set[Modality] = {item.modality for item in items}
-        failed = _score_all(items, _local_backend(parameters, models_dir, modalities), as_json)
-    else:
-        with ScoreClient(url, api_key=api_key) as client:
-            failed = _score_all(items, _remote_backend(client, parameters), as_json)
+    modalities: set[Modality] = {item.modality for item in items}
+    _check_format(as_json, as_csv, modalities)
+    with ExitStack() as stack:
+        if url is None:
+            backend = local_backend(parameters, models_dir, modalities)
+        else:
+            client = stack.enter_context(score_client(url, api_key))
+            backend = remote_backend(client, parameters)
+        if as_csv:
+            tell = stack.enter_context(CsvTable()).tell
+        else:
+            tell = tell_as_json if as_json else tell_in_words
+        failed = _score_all(items, backend, tell)
     if failed:
         raise typer.Exit(1)
 
 
-def _score_all(items: Sequence[Item], backend: Backend, as_json: bool) -> bool:
-    """Print each answer as it comes; True if an input failed."""
+def _check_format(as_json: bool, as_csv: bool, modalities: Collection[Modality]) -> None:
+    """Raises typer.BadParameter."""
+    if as_json and as_csv:
+        raise typer.BadParameter("--json and --csv: give one of them")
+    if as_csv and len(modalities) > 1:
+        raise typer.BadParameter(
+            "--csv: images and texts are answered by different models with different detectors; "
+            "score them one after the other, or use --json"
+        )
+
+
+def _score_all(items: Sequence[Item], backend: Backend, tell: Tell) -> bool:
+    """Tell each answer as it comes; True if an input failed."""
     failed = False
-    for group in track(groups_of(items), "scoring"):
+    for group in track(groups_of(items), "scoring", weigh=len):
         for answered in _score_group(group, backend):
             failed |= isinstance(answered.result, FailedResult)
-            typer.echo(_json_line(answered) if as_json else _line(answered))
+            tell(answered)
     return failed
 
 
@@ -128,9 +119,10 @@ def _score_group(group: Sequence[Item], backend: Backend) -> Iterator[Answered]:
     try:
         response = _ask(group, backend)
     except (ServiceError, ServiceRefused) as exc:
-        if len(group) == 1:
+        of_inputs = isinstance(exc, ServiceError) or _is_of_inputs(exc)
+        if of_inputs and len(group) == 1:
             response = _failure(exc)
-        elif isinstance(exc, ServiceRefused) and exc.status in _TRY_ONE_BY_ONE:
+        elif of_inputs and isinstance(exc, ServiceRefused):
             for item in group:
                 yield from _score_group([item], backend)
             return
@@ -156,67 +148,9 @@ def _ask(group: Sequence[Item], backend: Backend) -> ScoreResponse:
     return backend.npy(data[0]) if group[0].is_array else backend.images(data)
 
 
-def _local_backend(
-    parameters: ScoreParameters, models_dir: Path | None, modalities: Collection[Modality]
-) -> Backend:
-    """The bundles these modalities need are opened now: what cannot be served is told once."""
-    settings = Settings()
-    budget = PixelBudget(settings.max_decoded_pixels)
-    batches = BatchLimits(
-        settings.inference_batch, settings.on_demand_batch, settings.inference_tokens
-    )
-    scorer = Scorer(ImageLimits(settings.max_image_bytes, settings.max_pixels), budget, batches)
-    opened: dict[str, tuple[LoadedBundle, Plan]] = {}
-    names: dict[Modality, str] = {}
-    for modality in modalities:
-        name = names[modality] = parameters.model or default_model(models_dir, modality)
-        if name not in opened:
-            opened[name] = _open(name, parameters, models_dir, settings)
-
-    def score_inputs(modality: Modality, inputs: Sequence[Input]) -> ScoreResponse:
-        bundle, plan = opened[names[modality]]
-        return to_response(bundle, scorer.score(bundle, inputs, plan, _NO_DEADLINE).answers)
-
-    def score_npy(body: bytes) -> ScoreResponse:
-        rows = parse_npy(body, max_inputs=len(body), max_pixels=settings.max_pixels)
-        return score_inputs("image", [PixelImage(row) for row in rows])
-
-    def score_texts(texts: Sequence[str]) -> ScoreResponse:
-        limit = settings.max_text_characters
-        return score_inputs("text", [text_input(text, limit) for text in texts])
-
-    return Backend(
-        lambda images: score_inputs("image", [EncodedImage(data) for data in images]),
-        score_npy,
-        score_texts,
-    )
-
-
-def _open(
-    name: str, parameters: ScoreParameters, models_dir: Path | None, settings: Settings
-) -> tuple[LoadedBundle, Plan]:
-    """With every graph the plan needs.  Raises BundleError, ServiceError, ProviderUnavailable."""
-    ref = choose_bundle(models_dir, name, parameters.version)
-    options = SessionOptions(settings.provider, settings.threads)
-    bundle = open_bundle(ref, options, int8=ref.name in settings.int8_models)
-    detectors = parameters.detectors
-    plan = make_plan(
-        bundle.manifest,
-        bundle.calibration,
-        None if detectors is None else [d.strip() for d in detectors.split(",")],
-        parameters.id_acceptance,
-    )
-    for graph in plan.graphs:
-        bundle.session(graph)
-    return bundle, plan
-
-
-def _remote_backend(client: ScoreClient, parameters: ScoreParameters) -> Backend:
-    return Backend(
-        lambda images: client.score_images(images, parameters),
-        lambda body: client.score_npy(body, parameters),
-        lambda texts: client.score_texts(texts, parameters),
-    )
+def _is_of_inputs(refused: ServiceRefused) -> bool:
+    """Others might fare better; not so with a wrong key, or an unknown model."""
+    return refused.status in _OF_INPUTS or refused.code == "no_inputs"
 
 
 def _failure(exc: ServiceError | ServiceRefused) -> ScoreResponse:
@@ -225,19 +159,3 @@ def _failure(exc: ServiceError | ServiceRefused) -> ScoreResponse:
     return ScoreResponse(
         model=ModelId(name="", version=""), results=[FailedResult(index=0, error=error)]
     )
-
-
-def _line(answered: Answered) -> str:
-    name, result = answered.name, answered.result
-    if isinstance(result, FailedResult):
-        return f"{name}  ERROR  {result.error.code}: {result.error.detail}"
-    cut = "  (only its beginning was read)" if result.truncated else ""
-    return (
-        f"{name}  {result.decision}  {result.label} ({result.confidence:.1%})  "
-        f"{result.detector} {result.score:.4g}, p = {result.p_value:.3g}{cut}"
-    )
-
-
-def _json_line(answered: Answered) -> str:
-    result = answered.result.model_dump(exclude_none=True)
-    return json.dumps({**answered.source, "model": answered.model.model_dump(), **result})

@@ -1,5 +1,7 @@
 """The command line, offline and against a service, gives the same answers."""
 
+import csv
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -9,11 +11,13 @@ import numpy as np
 import pytest
 from live_server import LiveServer, live_server
 from pictures import id_png, ood_png
+from rich.console import Console
 from tiny_bundle import PERTURBED, id_images, publish_tiny_bundle, write_forward_graph
 from typer.testing import CliRunner, Result
 
+from service.api_keys import entry_of, new_secret, parse_entries
 from service.bundle import read_manifest, sha256_of, write_manifest
-from service.cli import app
+from service.cli import app, progress
 from service.client import ServiceRefused
 from service.errors import DetectorUnavailable
 
@@ -200,3 +204,82 @@ def test_every_command_has_an_example(run: Run, command: list[str]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert f"Example: oodscore {' '.join(command)}" in result.stdout
+
+
+def test_csv_holds_what_json_holds(
+    run: Run, server: LiveServer, files: list[str], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad, quoted.png"
+    bad.write_bytes(b"x")
+    inputs = [str(bad), *files]
+    for where in ([], ["--url", server.url]):
+        arguments = ("score", *inputs, "--model", "tiny", *where)
+        rows = list(csv.DictReader(io.StringIO(run(*arguments, "--csv").stdout)))
+        told = [json.loads(line) for line in run(*arguments, "--json").stdout.splitlines()]
+        assert [row["file"] for row in rows] == [line["file"] for line in told]
+        assert rows[0]["error_code"] == "image_unreadable"
+        assert rows[0]["decision"] == rows[0]["energy_score"] == ""
+        for row, line in zip(rows[1:], told[1:], strict=True):
+            assert (row["model"], row["version"]) == ("tiny", "2")
+            assert row["decision"] == line["decision"]
+            assert float(row["p_value"]) == line["p_value"]
+            for name, detector in line["detectors"].items():
+                assert float(row[f"{name}_score"]) == detector["score"]
+                assert float(row[f"{name}_p_value"]) == detector["p_value"]
+            assert row["error_code"] == ""
+
+
+def test_csv_of_failures_alone(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"x")
+    result = run("score", str(tmp_path / "bad.png"), "--model", "tiny", "--csv")
+    assert result.exit_code == 1
+    (row,) = csv.DictReader(io.StringIO(result.stdout))
+    assert row["error_code"] == "image_unreadable"
+
+
+@pytest.mark.parametrize("more", [["--json"], ["--text", "a text"]])
+def test_what_one_table_cannot_hold_is_wrong_usage(
+    run: Run, files: list[str], more: list[str]
+) -> None:
+    assert run("score", files[0], "--csv", *more).exit_code == 2
+
+
+def test_a_key_comes_from_the_option_or_the_environment(
+    run: Run, models_dir: Path, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = new_secret()
+    keys = parse_entries([entry_of("app", "score", secret)])
+    with live_server(models_dir, default_image_model="tiny", api_keys=keys) as closed:
+        without = run("score", files[0], "--url", closed.url)
+        assert isinstance(without.exception, ServiceRefused)
+        assert without.exception.code == "key_missing"
+        assert run("score", files[0], "--url", closed.url, "--api-key", secret).exit_code == 0
+        monkeypatch.setenv("OODSCORE_API_KEY", secret)
+        assert run("score", files[0], "--url", closed.url).exit_code == 0
+        monkeypatch.setenv("OODSCORE_API_KEY", "no key")
+        assert run("score", files[0], "--url", closed.url).exit_code == 2
+
+
+def test_an_array_larger_than_one_request_is_cut(
+    run: Run, models_dir: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "many.npy", id_images(40, 95))
+    with live_server(models_dir, default_image_model="tiny", max_npy_inputs=16) as small:
+        result = run("score", str(tmp_path / "many.npy"), "--url", small.url, "--json")
+    assert result.exit_code == 0, result.output
+    names = [json.loads(line)["file"] for line in result.stdout.splitlines()]
+    assert names == [f"{tmp_path / 'many.npy'}[{index}]" for index in range(40)]
+
+
+def test_work_that_takes_long_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stderr, counting inputs rather than requests."""
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "_QUIET_SECONDS", -1.0)
+    monkeypatch.setattr(
+        progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=80)
+    )
+    groups = [[1, 2, 3], [4]]
+    assert list(progress.track(groups, "scoring", weigh=len)) == groups
+    assert "scoring" in screen.getvalue()
+    assert "3/4" in screen.getvalue()
+    assert "4/4" in screen.getvalue()
