@@ -42,3 +42,5 @@ def configure_logging(level: str) -> None:
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     logging.getLogger("PIL").setLevel(logging.WARNING)
+    # a line for every malformed form, which the answer tells already
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
