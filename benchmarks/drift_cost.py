@@ -176,7 +176,7 @@ def measure(seconds: float) -> dict[str, Any]:
 
 
 def _scrapes(rounds: dict[bool, Round]) -> dict[str, float]:
-    """Processor milliseconds of one scrape; reports are remade after two seconds at the earliest."""
+    """Processor milliseconds a scrape; reports are remade every two seconds."""
     seconds: dict[bool, list[float]] = {on: [] for on in rounds}
     for _ in range(5):
         time.sleep(2.1)

@@ -47,9 +47,8 @@ class DetectorDrift:
         return self._reference.spec.name
 
     def add(self, scores: NDArray[np.float32], times: NDArray[np.float64]) -> None:
-        """Scores (n,) and when they came, Unix seconds (n,)."""
+        """Scores (n,) and when they came, Unix seconds (n,); for the window only."""
         self._window.add(scores, times)
-        self.sequential.update(scores, times, self._size.inputs)
 
     def report(self, now: float) -> DetectorReport:
         scores, oldest = self._window.read(now)

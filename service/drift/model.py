@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from service.drift.detector import DetectorDrift
 from service.drift.labels import LabelDrift
 from service.drift.reference import Reference
 from service.drift.report import Began, ModelReport
+from service.drift.side_by_side import update_all
 from service.drift.state_file import ModelState
 from service.drift.window import WindowSize
 from service.drift.words import summarise
@@ -55,8 +57,12 @@ class ModelDrift:
         """Answers (n,) and when they were given, Unix seconds (n,)."""
         if self._labels is not None:
             self._labels.add([verdict.label_index for verdict in verdicts], times)
-        for name, (places, scores) in _by_detector(verdicts).items():
-            self._detectors[name].add(scores, times[places])
+        for names, places, scores in _columns(verdicts):
+            detectors = [self._detectors[name] for name in names]
+            for detector, column in zip(detectors, scores.T, strict=True):
+                detector.add(column, times[places])
+            sequential = [detector.sequential for detector in detectors]
+            update_all(sequential, scores, times[places], self._size.inputs)
 
     def report(self, now: float) -> ModelReport:
         detectors = [drift.report(now) for drift in self._detectors.values()]
@@ -81,30 +87,40 @@ class ModelDrift:
         )
 
 
-def _by_detector(
-    verdicts: Sequence[Verdict],
-) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Detector -> the places (m,) of the answers that name it, ascending, and its scores (m,).
+Column = tuple[NDArray[np.int64], NDArray[np.float32]]
 
-    Answers mostly name the same detectors: those are read as one matrix.
+
+def _columns(
+    verdicts: Sequence[Verdict],
+) -> list[tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.float32]]]:
+    """Detectors, the places (m,) of the answers that name them, ascending, and scores (m, d).
+
+    Answers mostly name the same detectors: those stay one matrix; else each goes by itself.
     """
     alike: dict[tuple[str, ...], list[int]] = {}
     for place, verdict in enumerate(verdicts):
         alike.setdefault(verdict.detectors.names, []).append(place)
-    parts: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float32]]]] = {}
-    for names, members in alike.items():
-        rows = [verdicts[place].detectors.scores for place in members]
-        places = np.array(members)
-        for name, column in zip(names, np.array(rows, np.float32).T, strict=True):
+    matrices = [
+        (names, np.array(members), _matrix([verdicts[place] for place in members], len(names)))
+        for names, members in alike.items()
+    ]
+    if len(matrices) == 1:
+        return matrices
+    parts: dict[str, list[Column]] = {}
+    for names, places, scores in matrices:
+        for name, column in zip(names, scores.T, strict=True):
             parts.setdefault(name, []).append((places, column))
-    return {name: _in_order(some) for name, some in parts.items()}
+    return [((name,), *_in_order(some)) for name, some in parts.items()]
 
 
-def _in_order(
-    parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]],
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    if len(parts) == 1:
-        return parts[0]
+def _matrix(verdicts: Sequence[Verdict], detectors: int) -> NDArray[np.float32]:
+    """Scores (m, detectors)."""
+    numbers = chain.from_iterable(verdict.detectors.scores for verdict in verdicts)
+    return np.fromiter(numbers, np.float32, len(verdicts) * detectors).reshape(-1, detectors)
+
+
+def _in_order(parts: Sequence[Column]) -> Column:
+    """Places (m,) and scores (m, 1)."""
     places = np.concatenate([some for some, _ in parts])
     order = np.argsort(places)
-    return places[order], np.concatenate([scores for _, scores in parts])[order]
+    return places[order], np.concatenate([scores for _, scores in parts])[order, None]

@@ -1,6 +1,7 @@
 """CUSUM and martingale of one detector, the alarms they gave, and what survives a restart."""
 
 from datetime import UTC, datetime
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from service.drift.bets import Bets
 from service.drift.cusum import Cusum
 from service.drift.martingale import LOG_CAPITAL_OF_ALARM, Martingale
 from service.drift.report import Began, CusumReport, MartingaleReport
+
+Array = NDArray[np.float64]
 
 
 class SequentialState(BaseModel):
@@ -37,10 +40,10 @@ class Sequential:
     """Not for several threads at once."""
 
     def __init__(self, bets: Bets, run_length: float, now: float, because: Began) -> None:
-        self._bets = bets
+        self.bets = bets
         self._run_length = run_length
-        self._cusum = Cusum(bets.count, run_length, now)
-        self._martingale = Martingale(bets.count)
+        self.cusum = Cusum(bets.count, run_length, now)
+        self.martingale = Martingale(bets.count)
         self.inputs = 0
         self.alarms = 0
         self._alarm_at: float | None = None
@@ -53,8 +56,8 @@ class Sequential:
 
     def update(self, scores: NDArray[np.floating], times: NDArray[np.float64], window: int) -> None:
         """Scores (n,), times (n,); an alarm within `window` inputs of the last belongs to it."""
-        gains = self._bets.log_payoffs_of(scores)
-        for alarm in self._cusum.update(gains, times):
+        gains = self.bets.log_payoffs_of(scores)
+        for alarm in self.cusum.update(gains, times):
             place = self.inputs + alarm.index
             if self._drifting_since is None or place - self._alarm_input > window:
                 self._drifting_since = alarm.since
@@ -62,10 +65,22 @@ class Sequential:
             self._alarm_input = place
             self._begin_again(float(times[alarm.index]))
             self._alarm_at = self.began_at
-        for index in self._martingale.update(gains):
+        for index in self.martingale.update(gains):
             self._martingale_alarms += 1
             self._martingale_alarm_at = float(times[index])
         self.inputs += len(scores)
+
+    def fits(self, other: Self) -> bool:
+        """Whether both can go side by side: as many bets on as many scores, none at rest."""
+        shapes = {one.bets.log_payoffs.shape for one in (self, other)}
+        return len(shapes) == 1 and not self.cusum.resting
+
+    def move_on(self, size: int, evidence: Array, since: Array, stakes: Array) -> None:
+        """Take what `size` inputs without an alarm led to, each (k,)."""
+        self.cusum.evidence, self.cusum.since = evidence, since
+        self.martingale.stakes = stakes
+        self.martingale.inputs += size
+        self.inputs += size
 
     def drifting(self, now: float, window: int, seconds: float) -> bool:
         """The last alarm lies within the window, by count and by time."""
@@ -78,7 +93,7 @@ class Sequential:
     def cusum_report(self, now: float, window: int, seconds: float) -> CusumReport:
         drifting = self.drifting(now, window, seconds)
         return CusumReport(
-            evidence=self._cusum.share_of_alarm,
+            evidence=self.cusum.share_of_alarm,
             run_length=self._run_length,
             alarms=self.alarms,
             last_alarm=as_time(self._alarm_at),
@@ -88,7 +103,7 @@ class Sequential:
 
     def martingale_report(self) -> MartingaleReport:
         return MartingaleReport(
-            log_capital=self._martingale.log_capital,
+            log_capital=self.martingale.log_capital,
             log_capital_of_alarm=LOG_CAPITAL_OF_ALARM,
             alarms=self._martingale_alarms,
             last_alarm=as_time(self._martingale_alarm_at),
@@ -96,11 +111,11 @@ class Sequential:
 
     def state(self) -> SequentialState:
         return SequentialState(
-            evidence=self._cusum.evidence.tolist(),
-            since=self._cusum.since.tolist(),
-            resting=self._cusum.resting,
-            stakes=self._martingale.stakes.tolist(),
-            staked_inputs=self._martingale.inputs,
+            evidence=self.cusum.evidence.tolist(),
+            since=self.cusum.since.tolist(),
+            resting=self.cusum.resting,
+            stakes=self.martingale.stakes.tolist(),
+            staked_inputs=self.martingale.inputs,
             inputs=self.inputs,
             alarms=self.alarms,
             alarm_at=self._alarm_at,
@@ -115,13 +130,13 @@ class Sequential:
     def restore(self, state: SequentialState) -> bool:
         """False, and nothing changes, where the state is of other bets."""
         lengths = {len(state.evidence), len(state.since), len(state.stakes)}
-        if lengths != {self._bets.count}:
+        if lengths != {self.bets.count}:
             return False
-        self._cusum.evidence = np.array(state.evidence)
-        self._cusum.since = np.array(state.since)
-        self._cusum.resting = state.resting
-        self._martingale.stakes = np.array(state.stakes)
-        self._martingale.inputs = state.staked_inputs
+        self.cusum.evidence = np.array(state.evidence)
+        self.cusum.since = np.array(state.since)
+        self.cusum.resting = state.resting
+        self.martingale.stakes = np.array(state.stakes)
+        self.martingale.inputs = state.staked_inputs
         self.inputs = state.inputs
         self.alarms = state.alarms
         self._alarm_at = state.alarm_at

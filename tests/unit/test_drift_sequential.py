@@ -12,6 +12,7 @@ from service.drift.bets import BETS, CONFIDENCE, Bets
 from service.drift.cusum import REST, Cusum, cusum_path
 from service.drift.martingale import SIGNIFICANCE, Martingale, staked_path, unspent
 from service.drift.sequential import Sequential
+from service.drift.side_by_side import update_all
 
 Array = NDArray[np.float64]
 CALIBRATION = 5000
@@ -216,3 +217,48 @@ def test_a_drift_is_over_when_the_window_holds_no_alarm() -> None:
     assert first_since is not None
     assert second_since is not None
     assert second_since.timestamp() == pytest.approx(900, abs=5) != first_since.timestamp()
+
+
+def test_side_by_side_is_as_each_alone() -> None:
+    """Of unlike calibrations, one with fewer bets; some drift, alarm and rest on the way."""
+    sizes = [CALIBRATION, CALIBRATION, 19, 3000, 4000, 2000, CALIBRATION]
+    bets = [Bets.against(calibration(20 + place, size)) for place, size in enumerate(sizes)]
+    assert len({b.log_payoffs.shape for b in bets}) == 2
+    scores = np.stack(
+        [
+            stream(40 + place, 3000, ood=ood, start=start)
+            for place, (ood, start) in enumerate(
+                [(0, 0), (0.1, 500), (0.1, 0), (0.02, 0), (0.5, 2900), (0.005, 0), (0, 0)]
+            )
+        ],
+        axis=1,
+    )
+    times = np.arange(3000) * 1.0
+    alone = [Sequential(b, 2_000, 0.0, "first_seen") for b in bets]
+    joint = [Sequential(b, 2_000, 0.0, "first_seen") for b in bets]
+    for low, high in pairwise([0, 1, 3, 500, 1012, 1013, 1500, 2999, 3000]):
+        if low == 1013:  # the second one was left out of some requests
+            alone[1].update(scores[:77, 1], times[:77], window=200)
+            joint[1].update(scores[:77, 1], times[:77], window=200)
+        update_all(joint, scores[low:high], times[low:high], window=200)
+        for place, one in enumerate(alone):
+            one.update(scores[low:high, place], times[low:high], window=200)
+        for one, other in zip(joint, alone, strict=True):
+            found, expected = one.state().model_dump(), other.state().model_dump()
+            for name in ("evidence", "stakes"):
+                assert found.pop(name) == pytest.approx(expected.pop(name), rel=1e-9, abs=1e-9)
+            assert found == expected
+    alarms = [one.alarms for one in alone]
+    assert alarms[0] == alarms[6] == 0
+    assert min(alarms[1], alarms[2], alarms[4]) >= 1
+    assert any(one.martingale_report().alarms for one in alone)
+
+
+def test_side_by_side_goes_no_way_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing happens nobody is sent alone: that is what makes it cheap."""
+    bets = [Bets.against(calibration(30 + place)) for place in range(3)]
+    alarms = [Sequential(b, 30_000, 0.0, "first_seen") for b in bets]
+    monkeypatch.setattr(Sequential, "update", lambda *_: pytest.fail("went alone"))
+    scores = np.stack([stream(50 + place, 600) for place in range(3)], axis=1)
+    update_all(alarms, scores, np.arange(600) * 1.0, window=200)
+    assert [one.inputs for one in alarms] == [600] * 3
