@@ -43,7 +43,7 @@ Round = Callable[[], Used]
 def garments() -> np.ndarray:
     """Golden inputs of the bundle with a little noise: uint8 (GARMENTS, 28, 28, 1)."""
     folder = MODELS / MODEL / VERSION
-    golden = read_golden(folder, read_manifest(folder)).inputs
+    golden = np.asarray(read_golden(folder, read_manifest(folder)).inputs, np.uint8)
     rng = np.random.default_rng(0)
     chosen = golden[rng.integers(0, len(golden), GARMENTS)]
     noisy = chosen + rng.normal(0, 3, chosen.shape)
@@ -107,7 +107,8 @@ def scraping(address: tuple[str, int]) -> Callable[[], None]:
 
 def compare(on: Round, off: Round, seconds: float) -> list[tuple[Used, Used]]:
     """Pairs of blocks (on, off), the first of the two in turn."""
-    on(), off()
+    for warm_up in (on, off):
+        warm_up()
     pairs: list[tuple[Used, Used]] = []
     deadline = time.monotonic() + seconds
     while len(pairs) < FEWEST_PAIRS or time.monotonic() < deadline:
