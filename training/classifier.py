@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from service.bundle import ImageInput, TextInput
 from training.outputs import Outputs
 from training.text_backbone import TextBackbone
+from training.token_noise import TokenNoise
 
 InputSpec = ImageInput | TextInput
 
@@ -141,14 +142,20 @@ class ImageClassifier(Classifier):
 class TextClassifier(Classifier):
     """Token ids int64 (B, L), padded on the right -> Outputs, the same for any padding.
 
-    `noise_tokens`: the length of a text of pure noise, that of a typical text.
+    `noise`: of which ids a text of pure noise is made; `noise_tokens`: its length with its frame,
+    that of a typical text.
     """
 
     def __init__(
-        self, backbone: TextBackbone, spec: TextInput, noise_tokens: int | None = None
+        self,
+        backbone: TextBackbone,
+        spec: TextInput,
+        noise: TokenNoise | None = None,
+        noise_tokens: int | None = None,
     ) -> None:
         super().__init__(backbone)
         self._spec = spec
+        self._noise = noise or TokenNoise.of(spec)
         self.noise_tokens = noise_tokens or spec.max_tokens
 
     @property
@@ -176,10 +183,10 @@ class TextClassifier(Classifier):
         return self.mask(inputs)[:, :, None].float()
 
     def noise(self, count: int, generator: torch.Generator) -> Tensor:
-        """Each token uniform over the vocabulary, but for padding and unknown."""
-        words = self._words()
-        chosen = torch.randint(0, len(words), (count, self.noise_tokens), generator=generator)
-        return words[chosen]
+        """Each token uniform over the words, between the tokens that frame every text."""
+        shape = (count, self._noise.length(self.noise_tokens))
+        chosen = torch.randint(0, len(self._noise.words), shape, generator=generator)
+        return torch.from_numpy(self._noise.framed(chosen.numpy()))
 
     def _words(self) -> Tensor:
         """Every id but the reserved ones."""

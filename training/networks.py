@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from service.bundle import Modality, TextInput
 from training.backbones import BACKBONES, TEXT_BACKBONES
 from training.classifier import Classifier, ImageClassifier, InputSpec, TextClassifier
+from training.token_noise import TokenNoise
 
 # networks whose word embeddings come trained: they must know what each id stands for
 _OF_WORDS = frozenset({"hf_encoder"})
@@ -35,5 +36,5 @@ def build_classifier(
             words = [tokenizer.id_to_token(index) for index in range(spec.vocabulary_size)]
             options = {**options, "words": words}
         network = TEXT_BACKBONES[backbone](spec.vocabulary_size, classes, **options)
-        return TextClassifier(network, spec, noise_tokens)
+        return TextClassifier(network, spec, TokenNoise.of(spec, tokenizer), noise_tokens)
     return ImageClassifier(BACKBONES[backbone](spec.channels, classes, **options), spec)

@@ -14,18 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from service.bundle import TextInput
 from training.data.input_set import DataError
 from training.data.raw_texts import RawTexts
 from training.data.text_set import TextSet
+from training.token_noise import TokenNoise
 
 Draw = np.random.Generator
 
 
 @dataclass(frozen=True)
-class TokenNoise:
-    """Texts of noise, still to be drawn: each token uniform over the vocabulary."""
+class NoiseTexts:
+    """Texts of noise, still to be drawn: `tokens` words each, uniform over the vocabulary."""
 
     name: str
     count: int
@@ -39,12 +41,14 @@ class TokenNoise:
     def __len__(self) -> int:
         return self.count
 
-    def drawn(self, spec: TextInput, words: list[str]) -> TextSet:
-        """`words`: what each id stands for.  Padding and unknown are never drawn."""
-        ids = np.setdiff1d(np.arange(spec.vocabulary_size), [spec.pad_id, spec.unknown_id])
-        shape = (self.count, min(self.tokens, spec.max_tokens))
-        tokens = np.random.default_rng(self.seed).choice(ids, shape)
-        texts = tuple(" ".join(words[index] for index in row) for row in tokens)
+    def drawn(self, spec: TextInput, tokenizer: Tokenizer) -> TextSet:
+        """In the frame that the tokenizer gives every text."""
+        noise = TokenNoise.of(spec, tokenizer)
+        shape = (self.count, min(self.tokens, noise.length(spec.max_tokens)))
+        chosen = np.random.default_rng(self.seed).integers(0, len(noise.words), shape)
+        words = [tokenizer.id_to_token(int(index)) or "" for index in noise.words]
+        texts = tuple(" ".join(words[index] for index in row) for row in chosen)
+        tokens = noise.framed(chosen)
         return TextSet(
             self.name, tokens, np.full(self.count, -1), (), self.origin, texts, spec.pad_id
         )
@@ -52,11 +56,11 @@ class TokenNoise:
 
 def read_token_noise(
     name: str, *, count: int = 10_000, tokens: int = 20, seed: int = 0
-) -> TokenNoise:
+) -> NoiseTexts:
     """The noise of Hendrycks et al. 2019, arXiv:1812.04606: 20 ids, uniform."""
     if count < 1 or tokens < 1:
         raise DataError(f"{name}: {count} texts of {tokens} tokens; both must be positive")
-    return TokenNoise(name, count, tokens, seed)
+    return NoiseTexts(name, count, tokens, seed)
 
 
 def rewrite(texts: RawTexts) -> RawTexts:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from service.bundle import ImageInput, TextEncoder, TextInput, TextUnusable, pad_tokens
 from training.config import TextConfig
 from training.data.derived import proxy_outliers, reencode_jpeg
-from training.data.derived_texts import TokenNoise, rewrite, text_proxy_outliers
+from training.data.derived_texts import NoiseTexts, rewrite, text_proxy_outliers
 from training.data.image_set import ImageSet
 from training.data.input_set import DataError, InputSet
 from training.data.raw_texts import RawTexts
@@ -143,11 +143,11 @@ class TextLoader:
         self.known = known
         self.remarks: list[str] = []
 
-    def read(self, name: str, source: str, arguments: dict[str, Any]) -> RawTexts | TokenNoise:
+    def read(self, name: str, source: str, arguments: dict[str, Any]) -> RawTexts | NoiseTexts:
         return TEXT_SOURCES[source](name, **arguments)
 
-    def cleaned(self, part: RawTexts | TokenNoise) -> RawTexts:
-        if isinstance(part, TokenNoise):
+    def cleaned(self, part: RawTexts | NoiseTexts) -> RawTexts:
+        if isinstance(part, NoiseTexts):
             raise DataError(f"{part.name}: noise has no classes, so it is no ID data")
         full = part.readable()
         kept = full if self.config.duplicates == "keep" else full.once_each()
@@ -167,14 +167,13 @@ class TextLoader:
             self.known = make_tokenizer(self.config, train_id.texts)
         return self.known[1]
 
-    def inputs(self, part: RawTexts | TokenNoise) -> TextSet:
+    def inputs(self, part: RawTexts | NoiseTexts) -> TextSet:
         """Texts in which the tokenizer finds no token are left out, and counted."""
         if self.known is None:
             raise ValueError("the vocabulary is made of train-ID: learn it first")
         tokenizer, spec = self.known
-        if isinstance(part, TokenNoise):
-            words = [tokenizer.id_to_token(index) or "" for index in range(spec.vocabulary_size)]
-            return part.drawn(spec, words)
+        if isinstance(part, NoiseTexts):
+            return part.drawn(spec, tokenizer)
         encoder = TextEncoder(tokenizer, spec)
         rows: dict[int, NDArray[np.int64]] = {}
         cut = 0

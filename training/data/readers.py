@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from training.data.derived import read_noise
-from training.data.derived_texts import TokenNoise, read_token_noise
+from training.data.derived_texts import NoiseTexts, read_token_noise
 from training.data.image_set import ImageSet
 from training.data.raw_texts import RawTexts
 from training.data.sources import read_folder, read_idx, read_npz, read_torchvision
@@ -17,7 +17,7 @@ SOURCES: dict[str, Callable[..., ImageSet]] = {
     "torchvision": read_torchvision,
 }
 
-TEXT_SOURCES: dict[str, Callable[..., RawTexts | TokenNoise]] = {
+TEXT_SOURCES: dict[str, Callable[..., RawTexts | NoiseTexts]] = {
     "csv": read_csv,
     "fasta": read_fasta,
     "folder": read_text_folder,
