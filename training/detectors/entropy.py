@@ -8,7 +8,8 @@ from training.detectors.protocol import Detector
 from training.detectors.vectors import gaps_to_largest
 from training.outputs import Outputs
 
-_SMALL = -4.0
+# Below it softplus(x) / e^x is 1 up to 2e-4, and float32 cannot tell 1 + e^x from 1 much further.
+_FLAT = -8.0
 
 
 class Entropy(Detector):
@@ -21,19 +22,16 @@ class Entropy(Detector):
     )
 
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
-        """Logits (B, K) -> entropy (B,), log of sum p |log p|."""
+        """Logits (B, K) -> entropy (B,), log of sum p |log p|.
+
+        With gaps g_j <= 0 to the top class, r = log sum e^g_j and s = softplus(r) = -log p_top:
+        H = e^-s (s + sum e^g_j (s - g_j)) = e^-s sum e^g_j (s / e^r + s - g_j), all terms positive,
+        so that its logarithm is accurate however small H is.
+        """
         gaps = gaps_to_largest(outputs.logits)
-        rest = torch.logsumexp(gaps, dim=1, keepdim=True)  # log-odds against the top class
-        surprise = softplus(rest)  # -log p of the top class
-        others = gaps - surprise
-        terms = torch.cat(
-            [_log_softplus(rest, surprise) - surprise, others + torch.log(-others)], dim=1
-        )
-        return {"entropy": torch.logsumexp(terms, dim=1)}
-
-
-def _log_softplus(values: Tensor, softplus_of_values: Tensor) -> Tensor:
-    """log log(1 + e^x); below -4 its series, where 1 + e^x rounds e^x away."""
-    power = torch.exp(values)
-    series = values + power * (power * (5 / 24) - 0.5)
-    return torch.where(values < _SMALL, series, torch.log(softplus_of_values))
+        rest = torch.logsumexp(gaps, dim=1, keepdim=True)
+        surprise = softplus(rest)
+        bounded = rest.clamp(min=_FLAT)
+        share = softplus(bounded) / torch.exp(bounded)
+        terms = gaps + torch.log(share + surprise - gaps)
+        return {"entropy": torch.logsumexp(terms, dim=1) - surprise[:, 0]}

@@ -77,7 +77,7 @@ class Fssd(Detector):
             self.register_buffer(f"center_{layer}", (total / self.noise_count).float())
 
     def observe(self, outputs: Outputs, labels: Tensor) -> None:
-        logs = _log_vector(self._distances(outputs))
+        logs = _logarithms(self._distances(outputs))
         self._moments.add(logs, labels, outputs.logits.shape[1])
 
     def finish(self) -> None:
@@ -101,19 +101,19 @@ class Fssd(Detector):
         whitening = self.fitted("density_whitening")
         means = self.fitted("density_whitened_means")
         distances = self._distances(outputs)
+        nearness = -distances
         scores = {
-            "fssd" if layer == outputs.penultimate else f"fssd_{layer}": -distance
-            for layer, distance in distances.items()
+            "fssd" if layer == outputs.penultimate else f"fssd_{layer}": nearness[:, index]
+            for index, layer in enumerate(outputs.taps)
         }
-        logs = _log_vector(distances)
+        logs = _logarithms(distances)
         scores["fssd_density"] = nearest_class_distance(logs, whitening, means)
         return scores
 
-    def _distances(self, outputs: Outputs) -> dict[str, Tensor]:
-        return {
-            layer: flat_norm(tap - self.fitted(f"center_{layer}"))
-            for layer, tap in outputs.taps.items()
-        }
+    def _distances(self, outputs: Outputs) -> Tensor:
+        """To the centre of each of K layers (B, K)."""
+        gaps = [tap - self.fitted(f"center_{layer}") for layer, tap in outputs.taps.items()]
+        return torch.cat([flat_squares(gap) for gap in gaps], dim=1).sqrt()
 
     def _noise_taps(self, classifier: Classifier) -> Iterator[dict[str, Tensor]]:
         generator = torch.Generator().manual_seed(self.noise_seed)
@@ -131,18 +131,22 @@ class Fssd(Detector):
                 yield classifier.from_normalised(((values - 127.5) / 255).to(device)).taps
 
 
-def _log_vector(distances: dict[str, Tensor]) -> Tensor:
-    """K layers of distances (B,) -> their logarithms (B, K)."""
-    return torch.stack(list(distances.values()), dim=1).clamp(min=_SMALLEST_DISTANCE).log()
+def _logarithms(distances: Tensor) -> Tensor:
+    return distances.clamp(min=_SMALLEST_DISTANCE).log()
 
 
 def flat_norm(gaps: Tensor) -> Tensor:
-    """(B, C, H, W) or (B, D) -> Euclidean norm over all but the first dimension (B,).
+    """(B, C, H, W) or (B, D) -> Euclidean norm over all but the first dimension (B,)."""
+    return flat_squares(gaps)[:, 0].sqrt()
 
-    Of a map summed first over space, then over the channels: the float32 error grows with the
-    larger of the two counts instead of with their product.
+
+def flat_squares(gaps: Tensor) -> Tensor:
+    """(B, C, H, W) or (B, D) -> sum of squares over all but the first dimension (B, 1).
+
+    Of a map summed first over space, then over the channels: the float32 error grows with
+    the larger of the two counts instead of with their product.
     """
     squares = gaps.square()
     if squares.dim() == 4:
         squares = squares.sum(dim=(2, 3))
-    return squares.sum(dim=1).sqrt()
+    return squares.sum(dim=1, keepdim=True)

@@ -29,6 +29,7 @@ _INPUTS_A_FEATURE = 2
 # Rows gathered before the K scatter matrices are touched: each is D x D however few rows it gets.
 _BLOCK = 4096
 _MEGABYTE = 1e6
+_HALF = math.sqrt(0.5)
 
 
 class Gda(Detector):
@@ -139,9 +140,10 @@ class Gda(Detector):
         """Features (B, D) -> minus the log-density (B,)."""
         means = self.fitted("whitened_means")  # (K, D)
         centred = outputs.features - self.fitted("center")
-        whitened = (centred @ self.fitted("whitening")).view(-1, *means.shape)  # (B, K, D)
-        distances = (whitened - means).square().sum(dim=2)
-        density = torch.logsumexp(self.fitted("log_weights") - distances / 2, dim=1)
+        # scaled so that squares are halves of distances
+        whitening, shift = self.fitted("whitening") * _HALF, means.flatten() * -_HALF
+        gaps = torch.addmm(shift, centred, whitening).view(-1, *means.shape)  # (B, K, D)
+        density = torch.logsumexp(self.fitted("log_weights") - gaps.square().sum(dim=2), dim=1)
         return {"gda_density": -density}
 
     def _forget(self) -> None:

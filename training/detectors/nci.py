@@ -32,14 +32,14 @@ class Nci(Detector):
         self.norm_weight = norm_weight
         self._head: tuple[Tensor, Tensor] | None = None
         self._summary = FeatureSummary()
-        self._alignment = _Spread()
+        self._opposition = _Spread()
         self._norm = _Spread()
 
     def prepare(self, classifier: Classifier) -> None:
         self._buffers.clear()
         self._head = linear_head(classifier)
         self._summary = FeatureSummary()
-        self._alignment = _Spread()
+        self._opposition = _Spread()
         self._norm = _Spread()
 
     def observe(self, outputs: Outputs, labels: Tensor) -> None:
@@ -51,7 +51,7 @@ class Nci(Detector):
         center, center_logits = self._center()
         features = outputs.features.detach().double().cpu()
         logits = outputs.logits.detach().double().cpu()
-        self._alignment.add(_alignment(features, logits, center, center_logits))
+        self._opposition.add(_opposition(features, logits, center, center_logits))
         self._norm.add(features.abs().sum(dim=1))
 
     def finish(self) -> None:
@@ -68,8 +68,8 @@ class Nci(Detector):
         """Features (B, D), logits (B, K) -> nci (B,)."""
         features = outputs.features
         center, center_logits = self.fitted("center"), self.fitted("center_logits")
-        aligned = _alignment(features, outputs.logits, center, center_logits)
-        return {"nci": -aligned - self.fitted("weight_of_norm") * features.abs().sum(dim=1)}
+        opposed = _opposition(features, outputs.logits, center, center_logits)
+        return {"nci": opposed - self.fitted("weight_of_norm") * features.abs().sum(dim=1)}
 
     def _center(self) -> tuple[Tensor, Tensor]:
         """Train-ID mean (D,) and its logits (K,), float64."""
@@ -84,14 +84,14 @@ class Nci(Detector):
             raise FitError("nci saw fewer than two held-out inputs; set norm_weight or give more")
         if self._norm.deviation() == 0:
             raise FitError("nci: the L1 norm of held-out features does not vary; set norm_weight")
-        return self._alignment.deviation() / self._norm.deviation()
+        return self._opposition.deviation() / self._norm.deviation()
 
 
-def _alignment(features: Tensor, logits: Tensor, center: Tensor, center_logits: Tensor) -> Tensor:
-    """w_y . (z - center) / |z - center| (B,), y the predicted class; w_y . z is f_y less its bias,
-    so the weights themselves are not needed.
+def _opposition(features: Tensor, logits: Tensor, center: Tensor, center_logits: Tensor) -> Tensor:
+    """-w_y . (z - center) / |z - center| (B,), y the predicted class; w_y . z is f_y less its
+    bias, so the weights themselves are not needed.
     """
-    projected = logits.amax(dim=1) - center_logits[logits.argmax(dim=1)]
+    projected = center_logits[logits.argmax(dim=1)] - logits.amax(dim=1)
     return projected / (features - center).norm(dim=1).clamp(min=_SMALLEST_DISTANCE)
 
 

@@ -60,5 +60,5 @@ class She(Detector):
 
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
         """Features (B, D), logits (B, K) -> she (B,), -<z, pattern of the predicted class>."""
-        patterns = self.fitted("patterns")[outputs.logits.argmax(dim=1)]  # (B, D)
-        return {"she": -(outputs.features * patterns).sum(dim=1)}
+        opposite = (-self.fitted("patterns"))[outputs.logits.argmax(dim=1)]  # (B, D)
+        return {"she": (outputs.features * opposite).sum(dim=1)}
