@@ -20,7 +20,8 @@ SPEC = TextInput(
 
 
 def make_tokenizer(template: str | None) -> Tokenizer:
-    tokenizer = Tokenizer(WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    unknown = WORDS[1]
+    tokenizer = Tokenizer(WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token=unknown))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.add_special_tokens(WORDS[:5])
     if template is not None:
