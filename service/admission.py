@@ -13,20 +13,32 @@ from contextlib import contextmanager
 from service.errors import Overloaded
 
 _HALF_LIFE_SECONDS = 10.0
+_PRIOR_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 600
 _UNCOUNTED_PIXELS = 2**18  # some megabytes a thread: not worth waiting for
 
 
 class Admission:
-    """Bounds the inputs that wait or are being scored, whatever the requests they came in."""
+    """Bounds what waits or is being scored, whatever the requests it came in: inputs, because
+    they are held in memory, and the time they are going to take.
+
+    Seconds of work are an estimate, on an idle machine; how many of them pass in a second is
+    measured, so that waiting times come out right where the estimate or the machine is off.
+    """
 
     def __init__(
-        self, max_queued_inputs: int, *, clock: Callable[[], float] = time.monotonic
+        self,
+        max_queued_inputs: int,
+        max_queued_seconds: float = math.inf,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limit = max_queued_inputs
+        self._longest_wait = max_queued_seconds
         self._clock = clock
         self._lock = threading.Lock()
         self._queued = 0
+        self._work = 0.0
         self._rate = _BusyRate(clock())
 
     @property
@@ -34,70 +46,94 @@ class Admission:
         """Inputs waiting or being scored."""
         return self._queued
 
-    def admit(self, inputs: int) -> "Permit":
-        """Raises Overloaded when `inputs` more would pass the limit."""
+    @property
+    def queued_seconds(self) -> float:
+        """Time they are going to take."""
+        with self._lock:
+            return self._drain_seconds()
+
+    def admit(self, inputs: int, work: float = 0.0, patience: float = math.inf) -> "Permit":
+        """`work`: seconds these inputs are estimated to take; `patience`: how long they may wait.
+
+        Raises Overloaded when `inputs` more would pass the limit, or what is already there takes
+        longer than the queue may or the caller can wait.  A queue without work admits anything.
+        """
         with self._lock:
             if self._queued + inputs > self._limit:
                 raise Overloaded(self._queued, "inputs", self._limit, self._retry_after())
+            wait = self._drain_seconds()
+            limit = min(self._longest_wait, patience)
+            if self._queued and wait > limit:
+                unit = "seconds of work"
+                raise Overloaded(round(wait, 1), unit, round(limit, 1), self._retry_after())
             self._rate.advance(self._clock(), busy=self._queued > 0)
             self._queued += inputs
-        return Permit(self, inputs)
+            self._work += work
+        return Permit(self, inputs, work)
 
-    def _give_back(self, inputs: int) -> None:
+    def _give_back(self, inputs: int, work: float, *, done: bool) -> None:
         with self._lock:
             self._rate.advance(self._clock(), busy=True)
-            self._rate.finished(inputs)
+            if done:
+                self._rate.finished(work)
             self._queued -= inputs
+            self._work = self._work - work if self._queued else 0.0  # no rounding error stays
 
     def retry_after_seconds(self) -> int:
-        """Time the queued inputs take at the recent rate, 1 to 600 s."""
+        """Time until the queue is empty if nobody else comes, 1 to 600 s."""
         with self._lock:
             return self._retry_after()
 
     def _retry_after(self) -> int:
+        return min(_LONGEST_RETRY_SECONDS, max(1, math.ceil(self._drain_seconds())))
+
+    def _drain_seconds(self) -> float:
         self._rate.advance(self._clock(), busy=self._queued > 0)
-        rate = self._rate.inputs_per_second()
-        seconds = self._queued / rate if rate > 0 else 1.0
-        return min(_LONGEST_RETRY_SECONDS, max(1, math.ceil(seconds)))
+        return self._work / self._rate.work_per_second()
 
 
 class Permit:
-    """The right to have `inputs` in the queue; released once, from any thread."""
+    """The right to have `inputs` in the queue; each given back once, from any thread."""
 
-    def __init__(self, admission: Admission, inputs: int) -> None:
+    def __init__(self, admission: Admission, inputs: int, work: float) -> None:
         self._admission = admission
         self._inputs = inputs
+        self._work_each = work / inputs if inputs else 0.0
         self._lock = threading.Lock()
-        self._held = True
 
-    def release(self) -> None:
+    def release(self, inputs: int | None = None, *, done: bool = True) -> None:
+        """`inputs` of them, or all that are left; `done`: they were worked on, not dropped."""
         with self._lock:
-            held, self._held = self._held, False
-        if held:
-            self._admission._give_back(self._inputs)  # pyright: ignore[reportPrivateUsage]
+            inputs = self._inputs if inputs is None else min(inputs, self._inputs)
+            self._inputs -= inputs
+        if inputs:
+            self._admission._give_back(inputs, inputs * self._work_each, done=done)  # pyright: ignore[reportPrivateUsage]
 
 
 class _BusyRate:
-    """Inputs finished per second of busy time; what is older weighs half every 10 s of it."""
+    """Work finished per second of busy time; what is older weighs half every 10 s of it.
+
+    Begins with a second of work done in a second.
+    """
 
     def __init__(self, now: float) -> None:
         self._last = now
-        self._inputs = 0.0
-        self._seconds = 0.0
+        self._work = _PRIOR_SECONDS
+        self._seconds = _PRIOR_SECONDS
 
     def advance(self, now: float, *, busy: bool) -> None:
-        if busy:
-            passed = now - self._last
-            decay = 0.5 ** (passed / _HALF_LIFE_SECONDS)
-            self._inputs *= decay
-            self._seconds = self._seconds * decay + passed
+        passed = now - self._last
         self._last = now
+        if busy and passed > 0:
+            decay = 0.5 ** (passed / _HALF_LIFE_SECONDS)
+            self._work *= decay
+            self._seconds = self._seconds * decay + passed
 
-    def finished(self, inputs: int) -> None:
-        self._inputs += inputs
+    def finished(self, work: float) -> None:
+        self._work += work
 
-    def inputs_per_second(self) -> float:
-        return self._inputs / self._seconds if self._seconds > 0 else 0.0
+    def work_per_second(self) -> float:
+        return max(self._work / self._seconds, 1e-9)
 
 
 class PixelBudget:

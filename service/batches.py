@@ -16,6 +16,11 @@ class BatchLimits:
     on_demand_rows: int  # of a graph with gradients or several passes inside, each row costs more
     padded_tokens: int  # rows times the longest of them
 
+    def at_most(self, rows: int, padded_tokens: int) -> "BatchLimits":
+        return BatchLimits(
+            min(rows, self.rows), self.on_demand_rows, min(padded_tokens, self.padded_tokens)
+        )
+
 
 def by_length(lengths: Sequence[int], limits: BatchLimits) -> list[list[int]]:
     """Lengths of N rows -> their numbers in batches, shortest first; each row in one of them.

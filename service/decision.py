@@ -65,10 +65,16 @@ class Plan:
         """The graph files to run, the forward one first: it gives the label."""
         return tuple(dict.fromkeys((FORWARD, *(d.spec.graph for d in self.detectors))))
 
-    def outputs_of(self, graph: str) -> list[str]:
+    def outputs_of(self, graph: str) -> Sequence[str]:
         """Names of the tensors to fetch from one graph file."""
-        scores = [d.spec.output for d in self.detectors if d.spec.graph == graph]
-        return [LOGITS, *scores] if graph == FORWARD else scores
+        return self._outputs_by_graph.get(graph, ())
+
+    @cached_property
+    def _outputs_by_graph(self) -> Mapping[str, Sequence[str]]:
+        by_graph: dict[str, list[str]] = {FORWARD: [LOGITS]}
+        for detector in self.detectors:
+            by_graph.setdefault(detector.spec.graph, []).append(detector.spec.output)
+        return by_graph
 
 
 class DetectorVerdict(NamedTuple):

@@ -301,8 +301,8 @@ class Overloaded(Unavailable):
 
     code = "overloaded"
 
-    def __init__(self, held: int, unit: str, limit: int, retry_after_seconds: int) -> None:
-        super().__init__(f"{held} {unit} are waiting or being answered; the limit is {limit}")
+    def __init__(self, held: float, unit: str, limit: float, retry_after_seconds: int) -> None:
+        super().__init__(f"{held:g} {unit} are waiting or being answered; the limit is {limit:g}")
         self.retry_after_seconds = retry_after_seconds
 
 

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from service.decision import DECILES, deciles_of, ood_up_to
 
+RELEASE_REASONS = ("idle", "free", "full", "alone")
 STAGES = ("queue", "decode", "preprocess", "infer")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -108,6 +109,9 @@ class ModelMetrics:
     def __init__(self, metrics: "Metrics", facts: ModelFacts) -> None:
         bound = (facts.name, facts.version)
         self.batch_size = metrics.batch_size.labels(facts.name)
+        self.releases = {
+            reason: metrics.batch_release.labels(facts.name, reason) for reason in RELEASE_REASONS
+        }
         self.decisions = {d: metrics.decisions.labels(*bound, d) for d in ("ID", "OOD")}
         self.truncated = metrics.truncated_texts.labels(*bound)
         self.labels = [metrics.predicted_label.labels(*bound, label) for label in facts.labels]
@@ -216,6 +220,12 @@ class Metrics:
         self.stage_seconds = histogram(
             "stage_duration_seconds", "Time of a request in one stage.", ("stage",), _SECONDS
         )
+        self.batch_release = counter(
+            "batch_release",
+            "Batches by why they were run: a thread was idle; one became free; the batch was "
+            "full; its input goes alone after its batch failed.",
+            ("model", "reason"),
+        )
         self.batch_size = histogram(
             "batch_size", "Inputs given to the model at once.", ("model",), _BATCH
         )
@@ -251,6 +261,9 @@ class Metrics:
             ("model",),
         )
         self.queue_items = gauge("queue_items", "Inputs waiting or being scored.")
+        self.queue_seconds = gauge(
+            "queue_seconds", "Time until all of them are answered if no more come."
+        )
         self.in_flight = gauge("in_flight", "HTTP requests being answered.")
         self.model_ready = gauge("model_ready", "1 when the version answers requests.", model)
         self.model_info = gauge(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import BundleCorrupt, ImageInput, TextInput
+from service.tuning import Tuning
 
 # onnxruntime 1.31 reports to outside hosts unless this stands before the import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -42,6 +43,8 @@ class OnnxSession:
     def __init__(self, path: Path, *, provider: str, threads: int) -> None:
         """Raises BundleCorrupt (not a graph onnxruntime reads), ProviderUnavailable."""
         self._path = path
+        self.threads = threads
+        self.tuning = Tuning(rows=1, seconds_per_row=0.0)  # until it is measured
         options = _ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -1,8 +1,9 @@
 """What one running service holds, and the way a request goes through it off the event loop."""
 
 import asyncio
+import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 from service.admission import Admission, PixelBudget
 from service.batches import BatchLimits
+from service.batching import Asked, Batch, Batcher, Job, Watch, deliver, seconds_of
 from service.captures import (
     OUTCOMES,
     CaptureFolder,
@@ -49,7 +51,8 @@ class Runtime:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        self.admission = Admission(settings.max_queued_inputs)
+        self.admission = Admission(settings.max_queued_inputs, settings.max_queued_seconds)
+        self.metrics.queue_seconds.set_function(lambda: self.admission.queued_seconds)
         self.metrics.queue_items.set_function(lambda: self.admission.queued)
         self.scorer = Scorer(
             ImageLimits(settings.max_image_bytes, settings.max_pixels),
@@ -74,7 +77,8 @@ class Runtime:
             _models_folder(settings, self.metrics), settings.reload_seconds, self.served.tidy
         )
         self.open_bodies = 0
-        self._pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="score")
+        self._bodies_lock = threading.Lock()
+        self.batcher = Batcher(self.scorer, usable_cpus(), self._batch_ran, self._jobs_ended)
         # one: who waits for a graph to be opened keeps no thread from those who need none
         self._opening = ThreadPoolExecutor(1, thread_name_prefix="open")
 
@@ -115,57 +119,90 @@ class Runtime:
             raise ShuttingDown
 
     @contextmanager
-    def body_slot(self) -> Generator[None]:
-        """Held while a request's body is in memory.  Raises Overloaded.  Event loop only."""
+    def body_slot(self) -> Generator["BodySlot"]:
+        """Held while a request's body is in memory.  Raises Overloaded."""
         limit = self.settings.max_open_requests
         if self.open_bodies >= limit:
             wait = self.admission.retry_after_seconds()
             raise Overloaded(self.open_bodies, "requests", limit, wait)
-        self.open_bodies += 1
+        slot = BodySlot(self._count_body)
         try:
-            yield
+            yield slot
         finally:
-            self.open_bodies -= 1
+            slot.release()
+
+    def _count_body(self, more: int) -> None:
+        with self._bodies_lock:
+            self.open_bodies += more
 
     async def score(
-        self, bundle: LoadedBundle, inputs: Sequence[Input], plan: Plan, deadline: Deadline
+        self,
+        bundle: LoadedBundle,
+        inputs: Sequence[Input],
+        plan: Plan,
+        deadline: Deadline,
+        *,
+        body: "BodySlot | None" = None,
+        gone: Callable[[], Awaitable[Exception]] | None = None,
     ) -> Scored:
-        """Admit, wait for a worker thread, score, count.
+        """Admit, wait for the batches that hold the inputs.
 
-        The permit lives as long as the work: a caller that leaves frees nothing early.
-        Raises DetectorUnavailable, Overloaded, DeadlinePassed.
+        The permit, and `body` with it, live as long as the work: a caller that leaves frees
+        nothing early.  `gone` returns when the caller has left, with what is then to be raised;
+        inputs that still wait are dropped.
+        Raises DetectorUnavailable, Overloaded, DeadlinePassed, ShuttingDown.
         """
-        queued_at = time.perf_counter()
+        came_at = time.monotonic()
         for graph in bundle.unopened(plan):
             await _result(self._opening.submit(bundle.session, graph), deadline)
-        permit = self.admission.admit(len(inputs))
-
-        def work() -> Scored:
-            waited = time.perf_counter() - queued_at
-            deadline.check()
-            scored = self.scorer.score(bundle, inputs, plan, deadline)
-            scored.stage_seconds = {"queue": waited, **scored.stage_seconds}
-            self._count(bundle, scored)
-            if self.captures is not None:
-                self.captures.offer(bundle.manifest, inputs, scored.answers)
-            return scored
-
+        asked = Asked(bundle, plan, inputs, deadline, seconds_of(bundle, plan, inputs))
+        patience = deadline.remaining_seconds
+        if patience <= 0:
+            raise DeadlinePassed(deadline.seconds)
+        permit = self.admission.admit(len(inputs), asked.work_seconds, patience)
+        loop = asyncio.get_running_loop()
+        caller: asyncio.Future[Scored] = loop.create_future()
+        release = _nothing if body is None else body.hold()
+        job = Job(asked, permit, caller, release, came_at)
         try:
-            job = self._pool.submit(work)
+            self.batcher.submit(job)
         except BaseException:
-            permit.release()
+            job.end()
             raise
-        job.add_done_callback(lambda _: permit.release())
-        return await _result(job, deadline)
+        watch = Watch(loop, caller, deadline, gone)
+        try:
+            return await caller
+        finally:
+            watch.stop()
+            self.batcher.abandon(job)  # whatever ended the waiting; nothing if it is done
 
     def close(self) -> None:
         """Waits for running work; drops what has not begun."""
         self._opening.shutdown(cancel_futures=True)
-        self._pool.shutdown(cancel_futures=True)
+        self.batcher.close()
         if self.drift is not None:
             self.drift.close()
         if self.captures is not None:
             self.captures.close()
+
+    def _batch_ran(self, batch: Batch) -> None:
+        model = self.served.metrics_of(batch.bundle)
+        if model is not None:
+            model.batch_size.observe(batch.size)
+            model.releases[batch.reason].inc()
+
+    def _jobs_ended(self, jobs: Sequence[Job]) -> None:
+        """In a worker thread."""
+        for job in jobs:
+            if job.failure is None and not job.abandoned:
+                try:
+                    self._count(job.asked.bundle, job.scored)
+                    if self.captures is not None:
+                        asked = job.asked
+                        self.captures.offer(asked.bundle.manifest, asked.inputs, job.scored.answers)
+                except Exception as exc:
+                    job.failure = exc
+        deliver(jobs)
 
     def _count(self, bundle: LoadedBundle, scored: Scored) -> None:
         for stage, seconds in scored.stage_seconds.items():
@@ -173,8 +210,6 @@ class Runtime:
         model = self.served.metrics_of(bundle)
         if model is None:
             return
-        for size in scored.batch_sizes:
-            model.batch_size.observe(size)
         for answer in scored.answers:
             self._count_answer(answer, model)
         if self.drift is not None:
@@ -190,6 +225,36 @@ class Runtime:
         if answer.truncated:
             model.truncated.inc()
         model.add_p_values(answer.detectors.names, answer.detectors.p_values)
+
+
+class BodySlot:
+    """One body in memory: counted until everybody who holds it has let go."""
+
+    def __init__(self, count: Callable[[int], None]) -> None:
+        self._count = count
+        self._holders = 0
+        self._lock = threading.Lock()
+        self.release = self.hold()
+
+    def hold(self) -> Callable[[], None]:
+        """Returns how to let go, to be called once, in any thread."""
+        with self._lock:
+            self._holders += 1
+            first = self._holders == 1
+        if first:
+            self._count(1)
+        return self._let_go
+
+    def _let_go(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            last = self._holders == 0
+        if last:
+            self._count(-1)
+
+
+def _nothing() -> None:
+    return
 
 
 async def _result(job: Future[_T], deadline: Deadline) -> _T:
@@ -235,7 +300,10 @@ def _capture_store(settings: Settings, metrics: Metrics) -> CaptureStore | None:
 def _models_folder(settings: Settings, metrics: Metrics) -> ModelsFolder:
     return ModelsFolder(
         settings.models_dir,
-        SessionSetup(SessionOptions(settings.provider, settings.threads), settings.int8_models),
+        SessionSetup(
+            SessionOptions(settings.provider, settings.threads, settings.inference_batch),
+            settings.int8_models,
+        ),
         VersionPolicy(settings.loaded_versions, settings.default_versions),
         settings.default_models,
         metrics,

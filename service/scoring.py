@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -63,11 +63,13 @@ class Deadline:
 
 @dataclass
 class Scored:
-    """One answer per input, in order; seconds per stage; sizes of the batches run."""
+    """One answer per input, in order; seconds per stage."""
 
     answers: list[Answer] = field(default_factory=list[Answer])
     stage_seconds: dict[str, float] = field(default_factory=dict[str, float])
-    batch_sizes: list[int] = field(default_factory=list[int])
+
+    def took(self, stage: str, seconds: float) -> None:
+        self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
 
     @contextmanager
     def clock(self, stage: str) -> Generator[None]:
@@ -75,8 +77,7 @@ class Scored:
         try:
             yield
         finally:
-            passed = time.perf_counter() - started
-            self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + passed
+            self.took(stage, time.perf_counter() - started)
 
 
 @dataclass(frozen=True)
@@ -94,91 +95,100 @@ class Scorer:
         plan: Plan,
         deadline: Deadline,
     ) -> Scored:
-        """Raises DetectorUnavailable before anything else; DeadlinePassed between two batches or
+        """One caller's inputs, here and now, in the order that needs least memory and padding.
+
+        Raises DetectorUnavailable before anything else; DeadlinePassed between two batches or
         two texts, or where an image waits for others to leave memory; nothing else: inputs fail
         one by one.
         """
-        sessions = {graph: bundle.session(graph) for graph in plan.graphs}
+        network = Network(bundle, plan.graphs, self.batches.on_demand_rows)
         scored = Scored()
-        model = _Model(sessions, plan, self.batches.on_demand_rows, scored)
-        if bundle.encoder is None:
-            self._score_images(bundle, inputs, model, deadline)
-        else:
-            self._score_texts(bundle, bundle.encoder, inputs, model, deadline)
+        # images in small groups: few are in memory at once
+        size = self.batches.rows if bundle.encoder is None else len(inputs)
+        for start in range(0, len(inputs), size):
+            deadline.check()
+            group = [
+                self.prepare(bundle, item, deadline, scored)
+                for item in inputs[start : start + size]
+            ]
+            deadline.check()
+            scored.answers += self._answer(network, group, plan, deadline, scored)
         return scored
 
-    def _score_images(
-        self, bundle: LoadedBundle, inputs: Sequence[Input], model: "_Model", deadline: Deadline
-    ) -> None:
-        """Batches in the order of the inputs, so that few images are in memory at once."""
-        for start in range(0, len(inputs), self.batches.rows):
-            chunk = inputs[start : start + self.batches.rows]
-            deadline.check()
-            prepared = [self._pixels(item, bundle, model.scored, deadline) for item in chunk]
-            deadline.check()
-            readable = [item for item in prepared if not isinstance(item, InputRejected)]
-            answers = iter(model.answer(np.stack(readable)) if readable else ())
-            model.scored.answers += [
-                item if isinstance(item, InputRejected) else next(answers) for item in prepared
-            ]
-
-    def _score_texts(
+    def _answer(
         self,
-        bundle: LoadedBundle,
-        encoder: TextEncoder,
-        inputs: Sequence[Input],
-        model: "_Model",
+        network: "Network",
+        group: Sequence["Prepared | InputRejected"],
+        plan: Plan,
         deadline: Deadline,
-    ) -> None:
-        """Batches of texts of like length, whatever their order."""
-        answers: list[Answer | None] = [None] * len(inputs)
-        places: list[int] = []
-        texts: list[Tokens] = []
-        with model.scored.clock("preprocess"):
-            for place, item in enumerate(inputs):
-                deadline.check()
-                try:
-                    texts.append(_tokens(item, bundle, encoder))
-                    places.append(place)
-                except InputRejected as exc:
-                    answers[place] = exc
-        for batch in by_length([len(text.ids) for text in texts], self.batches):
+        scored: Scored,
+    ) -> list[Answer]:
+        answers: list[Answer | None] = [
+            item if isinstance(item, InputRejected) else None for item in group
+        ]
+        places = [place for place, answer in enumerate(answers) if answer is None]
+        rows = [cast(Prepared, group[place]) for place in places]
+        for batch in batches_of(rows, self.batches):
             deadline.check()
-            ids = pad_tokens([texts[number].ids for number in batch], encoder.spec.pad_id)
-            for number, answer in zip(batch, model.answer(ids), strict=True):
-                if isinstance(answer, Verdict):
-                    answer = replace(answer, truncated=texts[number].truncated)
+            with scored.clock("infer"):
+                found = network.answer([rows[number] for number in batch], [plan] * len(batch))
+            for number, answer in zip(batch, found.answers, strict=True):
                 answers[places[number]] = answer
-        model.scored.answers += [answer for answer in answers if answer is not None]
+        return [answer for answer in answers if answer is not None]
+
+    def prepare(
+        self, bundle: LoadedBundle, item: Input, deadline: Deadline, scored: Scored
+    ) -> "Prepared | InputRejected":
+        """One input -> what the graph reads, or why not.  Raises DeadlinePassed."""
+        try:
+            if bundle.encoder is not None:
+                with scored.clock("preprocess"):
+                    deadline.check()
+                    return _tokens(item, bundle, bundle.encoder)
+            return self._pixels(item, bundle, scored, deadline)
+        except InputRejected as exc:
+            return exc
 
     def _pixels(
         self, item: Input, bundle: LoadedBundle, scored: Scored, deadline: Deadline
-    ) -> NDArray[np.uint8] | InputRejected:
-        """One input -> uint8 (height, width, channels), or why not.  Raises DeadlinePassed."""
+    ) -> NDArray[np.uint8]:
+        """One input -> uint8 (height, width, channels).  Raises InputRejected, DeadlinePassed."""
         spec = cast(ImageInput, bundle.manifest.input)
-        try:
-            with self.budget.claim(deadline.remaining_seconds) as claim:
+        if isinstance(item, PixelImage) and item.pixels.shape == spec.shape:
+            return item.pixels  # nothing to do, and it is in memory already
+        with self.budget.claim(deadline.remaining_seconds) as claim:
 
-                def reserve(pixels: int) -> None:
-                    if not claim.fill(pixels):
-                        raise DeadlinePassed(deadline.seconds)
+            def reserve(pixels: int) -> None:
+                if not claim.fill(pixels):
+                    raise DeadlinePassed(deadline.seconds)
 
-                match item:
-                    case EncodedImage(data):
-                        with scored.clock("decode"):
-                            image = decode_image(data, self.limits, reserve)
-                        with scored.clock("preprocess"):
-                            return image_to_pixels(image, spec)
-                    case PixelImage(pixels):
-                        with scored.clock("preprocess"):
-                            reserve(pixels.shape[0] * pixels.shape[1])
-                            return resize_pixels(pixels, spec)
-                    case BadInput(error):
-                        return error
-                    case Text():
-                        raise WrongModality("text", bundle.name, "image")
-        except InputRejected as exc:
-            return exc
+            match item:
+                case EncodedImage(data):
+                    with scored.clock("decode"):
+                        image = decode_image(data, self.limits, reserve)
+                    with scored.clock("preprocess"):
+                        return image_to_pixels(image, spec)
+                case PixelImage(pixels):
+                    with scored.clock("preprocess"):
+                        reserve(pixels.shape[0] * pixels.shape[1])
+                        return resize_pixels(pixels, spec)
+                case BadInput(error):
+                    raise error
+                case Text():
+                    raise WrongModality("text", bundle.name, "image")
+
+
+# pixels (H, W, C) or tokens of one input
+Prepared = NDArray[np.uint8] | Tokens
+
+
+def batches_of(rows: Sequence[Prepared], limits: BatchLimits) -> list[list[int]]:
+    """Numbers of the rows, in batches: images in their order, texts with others of like length."""
+    lengths = [len(row.ids) for row in rows if isinstance(row, Tokens)]
+    if lengths:
+        return by_length(lengths, limits)
+    places = range(len(rows))
+    return [list(places[start : start + limits.rows]) for start in places[:: limits.rows]]
 
 
 def _tokens(item: Input, bundle: LoadedBundle, encoder: TextEncoder) -> Tokens:
@@ -195,41 +205,84 @@ def _tokens(item: Input, bundle: LoadedBundle, encoder: TextEncoder) -> Tokens:
             raise WrongModality("image", bundle.name, "text")
 
 
-@dataclass(frozen=True)
-class _Model:
-    """The graphs of one request, what is asked of them, and where their work is written down."""
+@dataclass
+class Found:
+    """Answers of one batch, in order, and the sizes it was really run in."""
 
-    sessions: Mapping[str, OnnxSession]
-    plan: Plan
-    on_demand_rows: int
-    scored: Scored
+    answers: list[Answer]
+    batch_sizes: list[int]
 
-    def answer(self, batch: ModelInput) -> Sequence[Answer]:
-        """Pixels or tokens of N >= 1 inputs -> N answers."""
-        with self.scored.clock("infer"):
-            return self._infer(batch)
 
-    def _infer(self, batch: ModelInput) -> Sequence[Answer]:
-        """If the batch fails, each input goes alone."""
-        self.scored.batch_sizes.append(len(batch))
+class Network:
+    """The open graphs that some plans need, as one function of rows."""
+
+    def __init__(self, bundle: LoadedBundle, graphs: Sequence[str], on_demand_rows: int) -> None:
+        """Opens what is not open yet.  Raises DetectorUnavailable."""
+        self._encoder = bundle.encoder
+        self._sessions = {graph: bundle.session(graph) for graph in graphs}
+        self._on_demand_rows = on_demand_rows
+
+    def answer(self, rows: Sequence[Prepared], plans: Sequence[Plan]) -> Found:
+        """N >= 1 rows, each with its plan, as one batch; if that fails, each row alone."""
+        sizes = [len(rows)]
         try:
-            outputs: Outputs = {}
-            for graph, session in self.sessions.items():
-                outputs |= self._run(graph, session, batch)
-            return decide(outputs, self.plan)
+            return Found(self._answer(rows, plans), sizes)
         except Exception:  # onnxruntime's exceptions share no base
-            logger.exception("inference failed on a batch of %d", len(batch))
-        if len(batch) == 1:
-            return [InferenceFailed()]
-        return [self._infer(row[None])[0] for row in batch]
+            logger.exception("inference failed on a batch of %d", len(rows))
+        if len(rows) == 1:
+            return Found([InferenceFailed()], sizes)
+        answers: list[Answer] = []
+        for row, plan in zip(rows, plans, strict=True):
+            alone = self.answer([row], [plan])
+            answers += alone.answers
+            sizes += alone.batch_sizes
+        return Found(answers, sizes)
 
-    def _run(self, graph: str, session: OnnxSession, batch: ModelInput) -> Outputs:
+    def _answer(self, rows: Sequence[Prepared], plans: Sequence[Plan]) -> list[Answer]:
+        distinct = list({id(plan): plan for plan in plans}.values())
+        outputs: Outputs = {}
+        batch = self._batch(rows)
+        for graph, session in self._sessions.items():
+            names = dict.fromkeys(name for plan in distinct for name in plan.outputs_of(graph))
+            outputs |= self._run(graph, session, batch, list(names))
+        if len(distinct) == 1:
+            answers = list[Answer](decide(outputs, plans[0]))
+        else:
+            answers = _decide_each(outputs, plans, distinct)
+        if self._encoder is None:
+            return answers
+        return [
+            replace(answer, truncated=row.truncated)
+            if isinstance(answer, Verdict) and isinstance(row, Tokens)
+            else answer
+            for row, answer in zip(rows, answers, strict=True)
+        ]
+
+    def _batch(self, rows: Sequence[Prepared]) -> ModelInput:
+        if self._encoder is None:
+            return np.stack(cast(Sequence[NDArray[np.uint8]], rows))
+        tokens = [row.ids for row in cast(Sequence[Tokens], rows)]
+        return pad_tokens(tokens, self._encoder.spec.pad_id)
+
+    def _run(
+        self, graph: str, session: OnnxSession, batch: ModelInput, names: Sequence[str]
+    ) -> Outputs:
         """A graph on demand keeps a multiple of the memory a row: it gets smaller pieces."""
-        names = self.plan.outputs_of(graph)
-        rows = len(batch) if graph == FORWARD else self.on_demand_rows
+        rows = len(batch) if graph == FORWARD else self._on_demand_rows
         if len(batch) <= rows:
             return session.run(batch, names)
         pieces = [
             session.run(batch[start : start + rows], names) for start in range(0, len(batch), rows)
         ]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in names}
+
+
+def _decide_each(outputs: Outputs, plans: Sequence[Plan], distinct: Sequence[Plan]) -> list[Answer]:
+    """Rows of different plans ran together; each is decided by its own."""
+    answers: list[Answer | None] = [None] * len(plans)
+    for plan in distinct:
+        places = [place for place, own in enumerate(plans) if own is plan]
+        part = {name: values[places] for name, values in outputs.items()}
+        for place, answer in zip(places, decide(part, plan), strict=True):
+            answers[place] = answer
+    return [answer for answer in answers if answer is not None]

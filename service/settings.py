@@ -80,6 +80,8 @@ class Settings(BaseSettings):
 
     # limits of all requests together
     max_queued_inputs: Annotated[int, Field(ge=1)] = 8192  # waiting or being scored
+    # how long what waits may take before more is refused; a request may lower it for itself
+    max_queued_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
     max_open_requests: Annotated[int, Field(ge=1)] = 256  # whose bodies are held in memory
     # of images being decoded and resized at once, 20 bytes each at worst
     max_decoded_pixels: Annotated[int, Field(ge=1)] = 24_000_000

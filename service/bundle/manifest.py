@@ -53,6 +53,11 @@ class ImageInput(Closed):
     resize: Literal["stretch", "center_crop", "pad"] = "stretch"
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one input: height, width, channels."""
+        return self.height, self.width, self.channels
+
     @model_validator(mode="after")
     def _one_value_a_channel(self) -> Self:
         if len(self.mean) != self.channels or len(self.std) != self.channels:

@@ -56,7 +56,7 @@ def verify(
     Example: oodscore models verify fashion-mnist
     """
     settings = Settings()
-    options = SessionOptions(settings.provider, settings.threads)
+    options = SessionOptions(settings.provider, settings.threads, max_rows=1)
     failed = False
     refs = [ref for ref in bundle_refs(models_dir) if model in (None, ref.name)]
     if model is not None and not refs:

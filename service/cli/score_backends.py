@@ -73,7 +73,7 @@ def _open(
 ) -> tuple[LoadedBundle, Plan]:
     """With every graph the plan needs.  Raises BundleError, ServiceError, ProviderUnavailable."""
     ref = choose_bundle(models_dir, name, parameters.version)
-    options = SessionOptions(settings.provider, settings.threads)
+    options = SessionOptions(settings.provider, settings.threads, max_rows=1)
     bundle = open_bundle(ref, options, int8=ref.name in settings.int8_models)
     detectors = parameters.detectors
     plan = make_plan(

@@ -3,11 +3,13 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from service.auth import KEY, require_key
@@ -57,7 +59,7 @@ async def score(request: Request) -> Response:
     runtime, repository = await runtime_of(request), await repository_of(request)
     parameters = _parameters(request)
     deadline = _deadline(request, runtime.settings.request_timeout_seconds)
-    with runtime.body_slot():
+    with runtime.body_slot() as slot:
         body = await _read_in_time(request, runtime.body_limits.max_body_bytes, deadline)
         arguments = (request.headers.get("content-type", ""), body, runtime.body_limits)
         if len(body) > _PARSE_INLINE_BYTES:
@@ -68,7 +70,9 @@ async def score(request: Request) -> Response:
         name = repository.default(asked.modality) if asked.model is None else asked.model
         bundle = repository.get(name, asked.version)
         plan = bundle.plan(asked.detectors, asked.id_acceptance)
-        scored = await runtime.score(bundle, asked.inputs, plan, deadline)
+        scored = await runtime.score(
+            bundle, asked.inputs, plan, deadline, body=slot, gone=partial(_gone, request)
+        )
     timing = {"Server-Timing": _server_timing(scored)}
     if len(scored.answers) == 1 and isinstance(scored.answers[0], ServiceError):
         request.state.answer_headers = timing  # for the handler of the error
@@ -78,6 +82,13 @@ async def score(request: Request) -> Response:
         media_type="application/json",
         headers=timing,
     )
+
+
+async def _gone(request: Request) -> Exception:
+    """Returns once the caller has closed its connection; its body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    return ClientDisconnect()
 
 
 def _parameters(request: Request) -> ScoreParameters:

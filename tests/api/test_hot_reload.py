@@ -192,6 +192,8 @@ class HeldSession:
 
     def __init__(self, real: OnnxSession) -> None:
         self.provider = real.provider
+        self.threads = real.threads
+        self.tuning = real.tuning
         self.entered, self.go = threading.Event(), threading.Event()
         self._real = real
 

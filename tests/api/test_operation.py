@@ -18,6 +18,7 @@ from service.onnx_session import OnnxSession
 PNG = {"Content-Type": "image/png"}
 
 FAMILIES = {
+    "oodscore_batch_release_total",
     "oodscore_batch_size",
     "oodscore_build_info",
     "oodscore_bundle_reloads_total",
@@ -45,6 +46,7 @@ FAMILIES = {
     "oodscore_predicted_label_total",
     "oodscore_primary_detector",
     "oodscore_queue_items",
+    "oodscore_queue_seconds",
     "oodscore_rejected_inputs_total",
     "oodscore_rejected_requests_total",
     "oodscore_request_duration_seconds",
@@ -61,6 +63,8 @@ class ScriptedSession:
     def __init__(self, real: OnnxSession) -> None:
         self.real = real
         self.provider = real.provider
+        self.threads = real.threads
+        self.tuning = real.tuning
         self.batches: list[int] = []
 
     def run(self, pixels: Any, outputs: Any) -> dict[str, Any]:

@@ -307,8 +307,8 @@ def test_graphs_on_demand_get_small_batches(
         graph: [shape[0] for name, shape in runs if name == graph] for graph in (FORWARD, PASSES)
     }
     assert sum(rows[FORWARD]) == sum(rows[PASSES]) == 71
-    assert max(rows[FORWARD]) == 64
-    assert max(rows[PASSES]) == 16
+    assert max(rows[FORWARD]) <= 16  # the same batch goes through both
+    assert max(rows[PASSES]) <= 16
     expected = reference_outputs([texts[0], "rain"])["score/mc_dropout"]
     assert results[69]["score"] == pytest.approx(float(expected[0]), abs=TOLERANCE)
     assert results[70]["score"] == pytest.approx(float(expected[1]), abs=TOLERANCE)

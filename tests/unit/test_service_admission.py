@@ -46,12 +46,12 @@ def test_the_limit_counts_inputs_not_requests() -> None:
 def test_retry_after_is_queue_over_recent_rate() -> None:
     clock = Clock()
     admission = Admission(100, clock=clock)
-    for _ in range(50):  # 20 inputs a second
-        permit = admission.admit(10)
+    for _ in range(50):  # work is estimated at twice what it takes
+        permit = admission.admit(10, work=1.0)
         clock.now += 0.5
         permit.release()
     clock.now += 1000  # idle time says nothing about the rate
-    admission.admit(100)
+    admission.admit(100, work=10.0)
     with pytest.raises(Overloaded) as caught:
         admission.admit(1)
     assert caught.value.retry_after_seconds in (5, 6)
@@ -60,10 +60,10 @@ def test_retry_after_is_queue_over_recent_rate() -> None:
 def test_a_stalled_queue_promises_ever_less() -> None:
     clock = Clock()
     admission = Admission(10, clock=clock)
-    permit = admission.admit(10)
+    permit = admission.admit(10, work=1.0)
     clock.now += 1
     permit.release()
-    admission.admit(10)
+    admission.admit(10, work=1.0)
     promised = []
     for _ in range(4):
         promised.append(admission.retry_after_seconds())
@@ -75,6 +75,48 @@ def test_a_stalled_queue_promises_ever_less() -> None:
 
 def test_without_history_a_second_is_promised() -> None:
     assert Admission(1).retry_after_seconds() == 1
+
+
+def test_who_comes_back_when_told_is_admitted() -> None:
+    clock = Clock()
+    admission = Admission(100, max_queued_seconds=2.0, clock=clock)
+    queue = [admission.admit(1, work=0.5) for _ in range(5)]
+    with pytest.raises(Overloaded) as caught:
+        admission.admit(1, work=0.5)
+    assert caught.value.retry_after_seconds == 3  # 2.5 s of work
+    come_back = clock.now + caught.value.retry_after_seconds
+    for permit in queue:
+        clock.now += 0.5
+        permit.release()
+    assert clock.now <= come_back
+    admission.admit(1, work=0.5)
+
+
+def test_work_that_cannot_be_had_in_time_is_refused_and_not_begun() -> None:
+    clock = Clock()
+    admission = Admission(100, clock=clock)
+    admission.admit(1, work=5.0)
+    with pytest.raises(Overloaded):
+        admission.admit(1, work=0.1, patience=4.0)
+    admission.admit(1, work=0.1, patience=6.0)
+
+
+def test_an_empty_queue_admits_work_of_any_length() -> None:
+    admission = Admission(100, max_queued_seconds=1.0, clock=Clock())
+    admission.admit(10, work=60.0).release()
+    assert admission.queued_seconds == 0.0
+
+
+def test_dropped_work_says_nothing_about_the_rate() -> None:
+    clock = Clock()
+    admission = Admission(100, clock=clock)
+    for _ in range(20):
+        permit = admission.admit(2, work=1.0)
+        clock.now += 0.5
+        permit.release(1, done=False)
+        permit.release(1)
+    admission.admit(10, work=10.0)
+    assert admission.queued_seconds == pytest.approx(10.0, rel=0.05)
 
 
 @given(st.lists(st.integers(1, 20)))

@@ -1,0 +1,112 @@
+"""One model version and set of graphs: who waits for it, and what its next batch is."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from service.batches import BatchLimits
+from service.batching.costs import limits_of
+from service.batching.job import Asked, Job, Slot
+from service.bundle import FORWARD
+from service.scoring import Network
+from service.tuning import LONGEST_RUN_SECONDS
+
+
+@dataclass
+class Round:
+    """What a thread does next: prepare what is raw, and then, if `runs`, run all of it."""
+
+    lane: "Lane"
+    slots: list[Slot]
+    runs: bool
+    reason: str
+    work_seconds: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.work_seconds = sum(slot.job.work_each for slot in self.slots)
+
+
+class Lane:
+    """Under the batcher's lock throughout."""
+
+    def __init__(self, asked: Asked, workers: int, limits: BatchLimits) -> None:
+        bundle, plan = asked.bundle, asked.plan
+        self.bundle = bundle
+        self.network = Network(bundle, plan.graphs, limits.on_demand_rows)
+        self.limits = limits_of(bundle, plan, limits)
+        # a session with many threads of its own, or a device, runs one batch at a time
+        session = bundle.session(FORWARD)
+        alone = session.threads > 1 or session.provider != "cpu"
+        self._most_running = 1 if alone else workers
+        self.running = 0
+        self.virtual_seconds = 0.0  # of work it was given; the lane with least is next
+        self._jobs: deque[Job] = deque()
+        self._ready: deque[Slot] = deque()
+        self._preparing = 0
+
+    @property
+    def waiting(self) -> list[Job]:
+        """Of which some input is neither answered nor at work."""
+        return list({*self._jobs, *(slot.job for slot in self._ready)})
+
+    def add(self, job: Job) -> None:
+        self._jobs.append(job)
+
+    def remove(self, job: Job) -> None:
+        """What waits of it, prepared or not."""
+        if job in self._jobs:
+            self._jobs.remove(job)
+        if any(slot.job is job for slot in self._ready):
+            for slot in self._ready:
+                if slot.job is job:
+                    job.give_up(slot)
+            self._ready = deque(slot for slot in self._ready if slot.job is not job)
+
+    @property
+    def idle(self) -> bool:
+        return not (self._jobs or self._ready or self.running or self._preparing)
+
+    @property
+    def can_run(self) -> bool:
+        return self.running < self._most_running and bool(self._jobs or self._ready)
+
+    @property
+    def can_prepare(self) -> bool:
+        """Its next batch, while others run."""
+        return bool(self._jobs) and len(self._ready) + self._preparing < self.limits.rows
+
+    def take(self, now: float, *, runs: bool, reason: str, expired: Callable[[Job], None]) -> Round:
+        """The next batch: from every job its share.  `expired` hears of jobs that are too late."""
+        slots: list[Slot] = []
+        if runs:
+            while self._ready and len(slots) < self.limits.rows:
+                slots.append(self._ready.popleft())
+        most = self.limits.rows if runs else self.limits.rows - len(self._ready) - self._preparing
+        seconds = sum(slot.job.work_each for slot in slots)
+        while self._jobs and len(slots) < most:
+            job = self._jobs.popleft()
+            if job.asked.deadline.at <= now:
+                expired(job)
+                continue
+            share = max(1, (most - len(slots)) // (len(self._jobs) + 1))
+            if job.work_each > 0:
+                affordable = int((LONGEST_RUN_SECONDS - seconds) / job.work_each)
+                if affordable < 1 and slots:
+                    self._jobs.appendleft(job)
+                    break
+                share = min(share, max(1, affordable))
+            taken = job.take(min(share, job.left), now)
+            slots += taken
+            seconds += job.work_each * len(taken)
+            if job.left:
+                self._jobs.append(job)
+        if runs:
+            self.running += 1
+        else:
+            self._preparing += len(slots)
+        full = bool(self._jobs or self._ready)
+        return Round(self, slots, runs, "full" if full else reason)
+
+    def prepared(self, round_: Round, good: list[Slot]) -> None:
+        self._preparing -= len(round_.slots)
+        self._ready.extend(good)
