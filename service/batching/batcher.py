@@ -33,6 +33,10 @@ class Batch:
     reason: str  # one of metrics.RELEASE_REASONS
 
 
+class WorkerFailed(Exception):
+    """A thread was asked to end in the middle of a batch; it did not."""
+
+
 class Batcher:
     """To be shared by threads; its own start with the first job."""
 
@@ -53,6 +57,15 @@ class Batcher:
         self._virtual_seconds = 0.0
         self._threads: list[threading.Thread] = []
         self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def lanes(self) -> int:
+        """Models and sets of graphs that have work."""
+        return len(self._lanes)
 
     def submit(self, job: Job) -> None:
         """Raises ShuttingDown, DetectorUnavailable."""
@@ -117,15 +130,16 @@ class Batcher:
             self._lanes = {key: other for key, other in self._lanes.items() if other is not lane}
 
     def _work(self) -> None:
-        while (taken := self._next()) is not None:
+        reason = "idle"
+        while (taken := self._next(reason)) is not None:
+            reason = "free"
             round_, expired = taken
             self._end(expired)
-            if round_ is not None:
-                self._do(round_)
+            self._do(round_)
             # nothing of a request outlives it here
             del taken, round_, expired
 
-    def _next(self) -> tuple[Round | None, list[Job]] | None:
+    def _next(self, reason: str) -> tuple[Round, list[Job]] | None:
         """Blocks; None at the end.  With jobs whose deadline passed while they waited."""
         expired: list[Job] = []
 
@@ -135,7 +149,6 @@ class Batcher:
             if job.done:
                 expired.append(job)
 
-        reason = "free"
         with self._changed:
             while True:
                 if self._closed:
@@ -170,7 +183,8 @@ class Batcher:
         except BaseException as exc:
             # whatever it is, no caller waits for ever and the thread goes on
             logger.exception("a batch was lost")
-            self._lose(round_, exc)
+            # an event loop that is handed a SystemExit would end
+            self._lose(round_, exc if isinstance(exc, Exception) else WorkerFailed(repr(exc)))
             good = []
         finally:
             with self._changed:
@@ -258,7 +272,7 @@ class Batcher:
             ended = [job for job in {*counts, *(slot.job for slot in late)} if job.done]
         self._end(ended)
 
-    def _lose(self, round_: Round, exc: BaseException) -> None:
+    def _lose(self, round_: Round, exc: Exception) -> None:
         """Whatever of a round has no answer fails, with its whole request."""
         with self._changed:
             lost = [

@@ -38,7 +38,7 @@ class Job:
         self.asked = asked
         self.caller = caller
         self.scored = Scored()
-        self.failure: BaseException | None = None  # where nothing answered
+        self.failure: Exception | None = None  # where nothing answered
         self.abandoned = False
         self.left = len(asked.inputs)  # that nobody has taken
         self.at_work = 0  # taken, without an answer
