@@ -69,7 +69,7 @@ def jigsaw(images: Images, rng: np.random.Generator, tiles: int = 4) -> Images:
     pieces = np.take_along_axis(pieces, order[:, :, None, None, None], axis=1)
     pieces = pieces.reshape(count, tiles, tiles, high, wide, channels).transpose(0, 1, 3, 2, 4, 5)
     whole = pieces.reshape(count, high * tiles, wide * tiles, channels)
-    padding = ((0, 0), (0, height - high * tiles), (0, width - wide * tiles), (0, 0))
+    padding = np.array([(0, 0), (0, height - high * tiles), (0, width - wide * tiles), (0, 0)])
     return np.pad(whole, padding, mode="edge")
 
 

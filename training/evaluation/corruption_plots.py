@@ -78,7 +78,7 @@ def contact_sheet(image: NDArray[np.uint8], seed: int) -> Figure:
 def _strip(image: NDArray[np.uint8], kind: str, seed: int) -> NDArray[np.uint8]:
     """The clean image and its corrupted versions, side by side."""
     versions = [image, *(corrupt(image[None], kind, s, seed)[0] for s in SEVERITIES)]
-    frame = ((_GAP // 2, _GAP // 2), (_GAP // 2, _GAP // 2), (0, 0))
+    frame = np.array([(_GAP // 2, _GAP // 2), (_GAP // 2, _GAP // 2), (0, 0)])
     return np.concatenate([np.pad(v, frame, constant_values=255) for v in versions], axis=1)
 
 

@@ -30,7 +30,7 @@ def convolve(images: Floats, kernel: NDArray[np.floating]) -> Floats:
     """Filter with one kernel (odd, odd); beyond the edge the picture is mirrored."""
     up, left = kernel.shape[0] // 2, kernel.shape[1] // 2
     _, height, width, _ = images.shape
-    padded = np.pad(images, ((0, 0), (up, up), (left, left), (0, 0)), mode="reflect")
+    padded = np.pad(images, np.array([(0, 0), (up, up), (left, left), (0, 0)]), mode="reflect")
     result = np.zeros_like(images)
     for row, column in np.argwhere(kernel):
         part = padded[:, row : row + height, column : column + width]
