@@ -16,7 +16,17 @@ from service.auth import Gate, RateLimit
 from service.logs import fields
 from service.metrics import Metrics
 from service.middleware import RequestContext
-from service.routes import captures, documentation, drift, models, page, probes, reload, score
+from service.routes import (
+    captures,
+    documentation,
+    drift,
+    models,
+    page,
+    probes,
+    reload,
+    score,
+    v2,
+)
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -60,7 +70,7 @@ def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastA
     # the last one added is the outermost
     app.add_middleware(RequestContext, runtime=runtime)
     http_errors.install(app)
-    for routes in (score, models, reload, drift, captures, probes, page, documentation):
+    for routes in (score, v2, models, reload, drift, captures, probes, page, documentation):
         app.include_router(routes.router)
     return app
 

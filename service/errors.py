@@ -4,7 +4,8 @@ ServiceError
   RequestRejected      the request as a whole: MalformedRequest, InvalidParameter, NoInputs,
                        AcceptanceOutOfReach, UnknownModel, UnknownVersion, UnknownDetector,
                        MixedModalities, ModalityNotServed, BodyTooLarge, TooManyInputs,
-                       ContentTypeUnsupported, ArrayInvalid, ReportMissing, CapturesOff,
+                       ContentTypeUnsupported, ContentEncodingUnsupported, ArrayInvalid,
+                       UnknownTensor, TensorInvalid, TensorTooLong, ReportMissing, CapturesOff,
                        CaptureMissing
   InputRejected        one input of it: ImageUnreadable, ImageAnimated, ImageTooLarge,
                        ImageTooManyPixels, TextUnreadable, TextTooLong, Base64Invalid,
@@ -205,6 +206,39 @@ class ArrayInvalid(RequestRejected):
     """The npy body is not a uint8 array (N, H, W, C) or (N, H, W)."""
 
     code = "array_invalid"
+
+
+class ContentEncodingUnsupported(RequestRejected):
+    code = "content_encoding_unsupported"
+
+    def __init__(self, encoding: str, accepted: Sequence[str]) -> None:
+        super().__init__(
+            f"content encoding {encoding!r} is not accepted; send {', '.join(accepted)}"
+        )
+
+
+class UnknownTensor(RequestRejected):
+    """An input or output that the model does not have."""
+
+    code = "unknown_tensor"
+
+    def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"no {kind} {name[:128]!r}; this model has {', '.join(known)}")
+
+
+class TensorInvalid(RequestRejected):
+    """Datatype, shape or data of an input tensor cannot be what they say."""
+
+    code = "tensor_invalid"
+
+
+class TensorTooLong(RequestRejected):
+    code = "tensor_too_long"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the JSON holds more than {limit} elements; send the tensor as binary data behind it"
+        )
 
 
 class ReportMissing(RequestRejected):

@@ -5,6 +5,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -20,6 +21,7 @@ from service.logs import request_id
 from service.schemas import Problem, describe_problems
 
 PROBLEM_JSON = "application/problem+json"
+_V2 = "/v2"  # paths of the Open Inference Protocol, which has a form of its own for errors
 
 STATUS: Mapping[type[ServiceError], int] = {
     errors.MalformedRequest: 400,
@@ -27,6 +29,7 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.NoInputs: 400,
     errors.AcceptanceOutOfReach: 400,
     errors.UnknownDetector: 400,
+    errors.UnknownTensor: 400,
     errors.MixedModalities: 400,
     errors.KeyMissing: 401,
     errors.KeyUnknown: 401,
@@ -39,11 +42,14 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.CaptureMissing: 404,
     errors.BodyTooLarge: 413,
     errors.TooManyInputs: 413,
+    errors.TensorTooLong: 413,
     errors.ImageTooLarge: 413,
     errors.ImageTooManyPixels: 413,
     errors.TextTooLong: 413,
     errors.ContentTypeUnsupported: 415,
+    errors.ContentEncodingUnsupported: 415,
     errors.ArrayInvalid: 422,
+    errors.TensorInvalid: 422,
     errors.ImageUnreadable: 422,
     errors.ImageAnimated: 422,
     errors.TextUnreadable: 422,
@@ -64,6 +70,9 @@ STATUS: Mapping[type[ServiceError], int] = {
 def problem_response(
     status: int, code: str, detail: str, instance: str, headers: Mapping[str, str] | None = None
 ) -> Response:
+    if instance == _V2 or instance.startswith(f"{_V2}/"):
+        body = to_json({"error": detail, "code": code})
+        return Response(body, status, headers=dict(headers or {}), media_type="application/json")
     problem = Problem(
         type=f"urn:oodscore:problem:{code}",
         title=HTTPStatus(status).phrase,

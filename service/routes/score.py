@@ -58,9 +58,9 @@ async def score(request: Request) -> Response:
     """Is it something the model knows?"""
     runtime, repository = await runtime_of(request), await repository_of(request)
     parameters = _parameters(request)
-    deadline = _deadline(request, runtime.settings.request_timeout_seconds)
+    deadline = deadline_of(request, runtime.settings.request_timeout_seconds)
     with runtime.body_slot() as slot:
-        body = await _read_in_time(request, runtime.body_limits.max_body_bytes, deadline)
+        body = await read_in_time(request, runtime.body_limits.max_body_bytes, deadline)
         arguments = (request.headers.get("content-type", ""), body, runtime.body_limits)
         if len(body) > _PARSE_INLINE_BYTES:
             parsed = await asyncio.to_thread(parse_body, *arguments)
@@ -71,9 +71,9 @@ async def score(request: Request) -> Response:
         bundle = repository.get(name, asked.version)
         plan = bundle.plan(asked.detectors, asked.id_acceptance)
         scored = await runtime.score(
-            bundle, asked.inputs, plan, deadline, body=slot, gone=partial(_gone, request)
+            bundle, asked.inputs, plan, deadline, body=slot, gone=partial(gone, request)
         )
-    timing = {"Server-Timing": _server_timing(scored)}
+    timing = {"Server-Timing": server_timing(scored)}
     if len(scored.answers) == 1 and isinstance(scored.answers[0], ServiceError):
         request.state.answer_headers = timing  # for the handler of the error
         raise scored.answers[0]
@@ -84,7 +84,7 @@ async def score(request: Request) -> Response:
     )
 
 
-async def _gone(request: Request) -> Exception:
+async def gone(request: Request) -> Exception:
     """Returns once the caller has closed its connection; its body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
@@ -104,7 +104,7 @@ def _parameters(request: Request) -> ScoreParameters:
         raise InvalidParameter(describe_problems(exc.errors())) from exc
 
 
-async def _read_in_time(request: Request, max_body_bytes: int, deadline: Deadline) -> bytes:
+async def read_in_time(request: Request, max_body_bytes: int, deadline: Deadline) -> bytes:
     """A client that sends slowly holds its place no longer than a request may take.
 
     Raises BodyTooLarge, DeadlinePassed.
@@ -116,7 +116,7 @@ async def _read_in_time(request: Request, max_body_bytes: int, deadline: Deadlin
         raise DeadlinePassed(deadline.seconds) from exc
 
 
-def _deadline(request: Request, longest_seconds: float) -> Deadline:
+def deadline_of(request: Request, longest_seconds: float) -> Deadline:
     """The caller may shorten the service's own limit, never stretch it."""
     asked = request.headers.get(_TIMEOUT_HEADER)
     if asked is None:
@@ -130,7 +130,7 @@ def _deadline(request: Request, longest_seconds: float) -> Deadline:
     return Deadline.after(min(seconds, longest_seconds))
 
 
-def _server_timing(scored: Scored) -> str:
+def server_timing(scored: Scored) -> str:
     """Every stage, 0 where nothing was done: who reads it need not ask which are there."""
     return ", ".join(
         f"{stage};dur={scored.stage_seconds.get(stage, 0.0) * 1000:.3f}" for stage in STAGES
