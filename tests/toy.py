@@ -85,4 +85,27 @@ def toy_classifier() -> Classifier:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+    classifier.heads["outliers"] = _outlier_head(classifier.eval(), pixels)
     return classifier.eval()
+
+
+def toy_outliers(count: int, seed: int) -> Tensor:
+    """Saturated and faint noise, half of each."""
+    noise = noise_pixels(count, seed)
+    return torch.cat([noise[: count // 2], 128 + (noise[count // 2 :] > 0).to(torch.uint8)])
+
+
+def _outlier_head(classifier: Classifier, pixels: Tensor) -> nn.Module:
+    """Tells stripes from noise by the frozen features."""
+    head = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1))
+    with torch.no_grad():
+        of_id = classifier(pixels).features
+        of_outliers = classifier(toy_outliers(200, seed=31)).features
+    optimiser = torch.optim.Adam(head.parameters(), lr=0.01)
+    for _ in range(400):
+        loss = nn.functional.softplus(head(of_id)).mean()
+        loss = loss + nn.functional.softplus(-head(of_outliers)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return head

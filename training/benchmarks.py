@@ -47,7 +47,7 @@ def run_benchmark(name: str, seeds: tuple[int, ...], runs: Path, out: Path) -> R
     first = None
     for seed in seeds:
         config = base.model_copy(update={"seed": seed})
-        roles = load_roles(config.data, config.form, seed)
+        roles = load_roles(config.data, config.form, seed, config.outliers)
         scorers, _ = train_and_fit(config, roles, runs)
         networks = [torch_network(part) for part in (scorers.forward, *scorers.sides)]
         scored = score_roles(networks, roles, config)

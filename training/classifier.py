@@ -47,6 +47,13 @@ class Classifier(nn.Module):
         self.backbone = cast(nn.Module, backbone)
         self.tap_names = backbone.tap_names
         self.penultimate = backbone.penultimate
+        # What an objective trains beside the network, by name; detectors copy what they read.
+        self.heads = nn.ModuleDict()
+
+    @property
+    def generator(self) -> str | None:
+        """The tap that a latent penultimate layer is linear in; None without such a layer."""
+        return getattr(self.backbone, "generator", None)
 
     @property
     def head(self) -> nn.Linear:

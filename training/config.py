@@ -9,7 +9,15 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from service.bundle import ImageInput, Modality
 
@@ -102,6 +110,37 @@ class DataConfig(_Section):
         return self
 
 
+class ObjectiveConfig(_Section):
+    """The loss: `name` of the registry, its options, and a weight for each of its terms that is
+    not to have the default.
+
+    `outlier_fraction`: the share of outliers in what one step passes through the network, beside
+    optimiser.batch_size ID inputs; it changes no term's weight."""
+
+    name: str = "cross_entropy"
+    options: dict[str, JsonValue] = {}
+    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    outlier_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+    def identity(self) -> str | dict[str, Any]:
+        """What a checkpoint remembers of it: the name alone where that says everything."""
+        given = self.model_dump(exclude_defaults=True)
+        return self.name if set(given) <= {"name"} else given
+
+    def outliers_beside(self, id_count: int) -> int:
+        """Outliers in a step with so many ID inputs."""
+        share = self.outlier_fraction
+        return max(1, round(id_count * share / (1 - share)))
+
+
+class OutliersConfig(_Section):
+    """Outliers to train on: every set of `sources`, all together, of which `count` are drawn
+    evenly; none of them may also stand in test-OOD, test-ID or cal-ID."""
+
+    sources: Annotated[dict[str, Sources], Field(min_length=1)]
+    count: Annotated[int, Field(ge=1)] | None = None
+
+
 class Stage(_Section):
     """From epoch `epoch` on (counted from 0), train on images of `side` x `side` pixels."""
 
@@ -123,7 +162,9 @@ class OptimiserConfig(_Section):
     that take any size; none: always the input's own size.  `warmup`: the share of all steps
     over which lr rises to the schedule's from 0.  `clip_norm`: gradients of all weights together
     that are longer are shortened to it.  `like_lengths`: a batch takes texts of about the same
-    length, which saves computing on padding."""
+    length, which saves computing on padding.  `classes_per_batch`: a batch takes the same number
+    of inputs of each of so many classes, which are drawn without replacement.
+    `mixed_precision`: the network computes in bfloat16 where that is safe; on a GPU only."""
 
     name: Literal["adadelta", "adam", "adamw", "sgd"]
     lr: Annotated[float, Field(gt=0)]
@@ -136,8 +177,24 @@ class OptimiserConfig(_Section):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     like_lengths: bool = False
+    classes_per_batch: Annotated[int, Field(ge=2)] | None = None
+    mixed_precision: bool = False
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _classes_fit(self) -> Self:
+        classes = self.classes_per_batch
+        if classes is None:
+            return self
+        if self.like_lengths:
+            raise ValueError("classes_per_batch does not go with like_lengths; leave one out")
+        if self.batch_size % classes:
+            raise ValueError(
+                f"batch_size is {self.batch_size}; it must be a multiple of classes_per_batch = "
+                f"{classes}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _restarts_fit(self) -> Self:
@@ -194,7 +251,11 @@ class RunConfig(_Section):
     seed: int = 0
     backbone: str
     backbone_options: dict[str, JsonValue] = {}
-    objective: str = "cross_entropy"
+    objective: ObjectiveConfig = ObjectiveConfig()
+    outliers: OutliersConfig | None = None
+    # Weights to start from, in place of random ones: checkpoint.safetensors of a bundle, or
+    # checkpoint.pt of a run of ours; ${NAME} stands for an environment variable.
+    start_from: str | None = None
     id_acceptance: Annotated[float, Field(gt=0, lt=1)] = 0.95
     # Test-ID images that go into the bundle as golden inputs, beside noise; 0 where the data
     # may not be redistributed.
@@ -227,6 +288,12 @@ class RunConfig(_Section):
         form = self.text or self.input
         assert form is not None  # noqa: S101  (the validator saw to it)
         return form
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _objective_by_name(cls, value: Any) -> Any:
+        """`objective = "cross_entropy"` is short for a section with a name alone."""
+        return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_modality(self) -> Self:

@@ -20,7 +20,7 @@ from training.classifier import Classifier, ImageClassifier, InputSpec
 from training.combiners import FEWEST_P_VALUES, RULES
 from training.config import CombinerConfig, DetectorConfig, RunConfig, TextConfig, WordTokenizer
 from training.data.vocabulary import make_tokenizer
-from training.detectors import DETECTORS, Detector, FitError
+from training.detectors import DETECTORS, HEAD_OF, READS_OUTLIERS, Detector, FitError
 from training.graph_detectors import GRAPH_DETECTORS, GraphDetector
 from training.networks import backbones_of, build_classifier
 from training.objectives import OBJECTIVES
@@ -49,6 +49,7 @@ def check_config(config: RunConfig) -> None:
     }
     _check_companions(config, detectors, sides)
     classifier = untrained(config)
+    _check_objective(config, classifier)
     _check_sizes(config, classifier)
     _check_network(classifier, detectors, sides)
     sources = detector_scores(config, detectors, sides, classifier)
@@ -123,12 +124,53 @@ def _add(sources: dict[str, Source], name: str, source: Source) -> None:
 def _check_registries(config: RunConfig) -> None:
     wanted = [
         (config.backbone, backbones_of(config.modality), f"{config.modality} backbone"),
-        (config.objective, OBJECTIVES, "objective"),
+        (config.objective.name, OBJECTIVES, "objective"),
         *((d.name, DETECTORS | GRAPH_DETECTORS, "detector") for d in config.detectors),
     ]
     for name, registry, kind in wanted:
         if name not in registry:
             raise ValueError(f"no {kind} {name!r}; choose of {sorted(registry)}")
+
+
+def _check_objective(config: RunConfig, classifier: Classifier) -> None:
+    """Its options, weights and outliers; whether it can train this network."""
+    entry = config.objective
+    try:
+        objective = OBJECTIVES[entry.name](**entry.options)
+    except (TypeError, ValueError) as exc:
+        raise ValueError(f"objective {entry.name}: options {entry.options}: {exc}") from exc
+    unknown = sorted(set(entry.weights) - set(objective.weights))
+    if unknown:
+        raise ValueError(
+            f"objective {entry.name}: weights {unknown} belong to no term of it; it has "
+            f"{sorted(objective.weights)}"
+        )
+    if not any({**objective.weights, **entry.weights}.values()):
+        raise ValueError(f"objective {entry.name}: every weight is 0; nothing would be trained")
+    if objective.reads_outliers and config.outliers is None:
+        raise ValueError(
+            f"objective {entry.name} needs outliers to train on; name some in [outliers.sources]"
+        )
+    if config.outliers is not None and not objective.reads_outliers:
+        raise ValueError(f"objective {entry.name} reads no outliers; leave [outliers] out")
+    if config.outliers is None and "outlier_fraction" in entry.model_fields_set:
+        raise ValueError(
+            f"objective {entry.name}: without [outliers] there is no outlier_fraction; leave it out"
+        )
+    shares = torch.full((classifier.head.out_features,), 1 / classifier.head.out_features)
+    objective.prepare(classifier.eval(), shares)
+    for detector in config.detectors:
+        needed = HEAD_OF.get(detector.name)
+        if needed is not None and needed not in objective.heads:
+            raise ValueError(
+                f"detector {detector.name} reads the head {needed!r}, which objective "
+                f"{entry.name} does not train; choose another objective, or leave it out"
+            )
+        if detector.name in READS_OUTLIERS and config.outliers is None:
+            raise ValueError(
+                f"detector {detector.name} is fitted on training outliers, too; name some in "
+                "[outliers.sources], or leave it out"
+            )
 
 
 def _check_companions(

@@ -41,9 +41,14 @@ class SetScores:
 
 @torch.no_grad()
 def fit_detectors(
-    classifier: Classifier, detectors: Sequence[Detector], train: InputSet, held_out: InputSet
+    classifier: Classifier,
+    detectors: Sequence[Detector],
+    train: InputSet,
+    held_out: InputSet,
+    outliers: InputSet | None = None,
 ) -> None:
-    """One pass over un-augmented train-ID, one over dev-ID, in evaluation mode.
+    """One pass over un-augmented train-ID, one over training outliers where a detector reads
+    them, one over dev-ID, in evaluation mode.
 
     Memory is independent of their sizes.
     """
@@ -53,6 +58,11 @@ def fit_detectors(
     for outputs, labels in _outputs_of(classifier, train):
         for detector in detectors:
             detector.observe(outputs, labels)
+    readers = [d for d in detectors if type(d).observe_outliers is not Detector.observe_outliers]
+    if outliers is not None and readers:
+        for outputs, _ in _outputs_of(classifier, outliers):
+            for detector in readers:
+                detector.observe_outliers(outputs)
     for outputs, labels in _outputs_of(classifier, held_out):
         for detector in detectors:
             detector.observe_held_out(outputs, labels)
@@ -73,12 +83,13 @@ def fit_graph_detectors(
     classifier: Classifier,
     graph_detectors: Sequence[GraphDetector],
     detectors: Sequence[Detector],
+    train: InputSet,
     held_out: InputSet,
     members: Sequence[Classifier],
 ) -> None:
     """After the other detectors, whose statistics they may take over."""
     inputs = torch.from_numpy(held_out.inputs)
-    context = FitContext(classifier, detectors, inputs, members)
+    context = FitContext(classifier, detectors, inputs, members, train)
     for detector in track(graph_detectors, "fitting detectors that need several passes"):
         detector.fit(context)
 

@@ -6,7 +6,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from service.bundle import Modality, TextInput
-from training.backbones import BACKBONES, TEXT_BACKBONES
+from training.backbones import BACKBONES, TEXT_BACKBONES, LatentNetwork
 from training.classifier import Classifier, ImageClassifier, InputSpec, TextClassifier
 from training.token_noise import TokenNoise
 
@@ -29,12 +29,23 @@ def build_classifier(
 ) -> Classifier:
     """A new network, weights from torch's global seed; `noise_tokens` as of TextClassifier.
 
-    `tokenizer`: of texts; it may stay out where the weights of a bundle follow.
+    `tokenizer`: of texts; it may stay out where the weights of a bundle follow.  The option
+    `latent_dim` puts one more linear layer before the head of any backbone.
     """
+    options = dict(options)
+    latent_dim = options.pop("latent_dim", None)
+
+    def made(make: Callable[..., Any], first: int) -> Any:
+        if latent_dim is None:
+            return make(first, classes, **options)
+        if classes is None:
+            raise ValueError(f"latent_dim does not go with backbone {backbone}; leave it out")
+        return LatentNetwork(make, first, classes, latent_dim, **options)
+
     if isinstance(spec, TextInput):
         if tokenizer is not None and backbone in _OF_WORDS:
             words = [tokenizer.id_to_token(index) for index in range(spec.vocabulary_size)]
-            options = {**options, "words": words}
-        network = TEXT_BACKBONES[backbone](spec.vocabulary_size, classes, **options)
+            options["words"] = words
+        network = made(TEXT_BACKBONES[backbone], spec.vocabulary_size)
         return TextClassifier(network, spec, TokenNoise.of(spec, tokenizer), noise_tokens)
-    return ImageClassifier(BACKBONES[backbone](spec.channels, classes, **options), spec)
+    return ImageClassifier(made(BACKBONES[backbone], spec.channels), spec)

@@ -5,25 +5,28 @@ import math
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.distributed as distributed
 from torch import Tensor, nn
 
 from training.augmentation import AUGMENTATIONS
+from training.batches import OutlierStream, epoch_batches
 from training.classifier import Classifier
-from training.config import OptimiserConfig
+from training.config import ObjectiveConfig, OptimiserConfig
 from training.data import InputSet, TextSet
 from training.objectives import Objective
 from training.progress import say, track
+from training.step import Step, beside
 
 _FINAL_LR = 1e-6
-_POOL = 50  # batches that are sorted by length together
+_OUTLIER_STREAM = 1  # of an epoch, apart from its order and dropout
+_RANK_STREAM = 2
+_STARTING_INPUTS = 1000  # ID inputs, and outliers, that an objective may look at before it starts
 
 
 @dataclass(frozen=True)
@@ -36,31 +39,68 @@ class Trained:
 
 @dataclass(frozen=True)
 class Run:
-    """What a checkpoint belongs to: a checkpoint of anything else is refused."""
+    """What a checkpoint belongs to: a checkpoint of anything else is refused.
+
+    `start`: the digest of the weights that training started from, where they were not random.
+    """
 
     backbone: str
     backbone_options: dict[str, Any]
-    objective: str
+    objective: ObjectiveConfig
     recipe: OptimiserConfig
     seed: int
+    start: str | None = None
 
-    def identity(self, classifier: Classifier, data: InputSet) -> str:
-        return json.dumps(
-            [
-                self.backbone,
-                self.backbone_options,
-                self.objective,
-                self.recipe.model_dump(exclude_defaults=True),  # outlives new fields
-                self.seed,
-                classifier.spec.model_dump(),
-                data.fingerprint(),
-            ],
-            sort_keys=True,
-        )
+    def identity(
+        self, classifier: Classifier, data: InputSet, outliers: InputSet | None = None
+    ) -> str:
+        parts = [
+            self.backbone,
+            self.backbone_options,
+            self.objective.identity(),
+            self.recipe.model_dump(exclude_defaults=True),  # outlives new fields
+            self.seed,
+            classifier.spec.model_dump(),
+            data.fingerprint(),
+        ]
+        further = {
+            "start": self.start,
+            "outliers": outliers.fingerprint() if outliers is not None else None,
+        }
+        known = {name: value for name, value in further.items() if value is not None}
+        return json.dumps([*parts, known] if known else parts, sort_keys=True)
 
 
 class CheckpointMismatch(Exception):
     """The checkpoint on disk belongs to another configuration or other data."""
+
+
+@dataclass
+class _Progress:
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Exposed:
+    """Training data as tensors; outliers of one epoch after another."""
+
+    data: InputSet
+    labels: Tensor
+    outliers: InputSet | None
+    mixture: ObjectiveConfig
+    recipe: OptimiserConfig
+
+    def batch(self, rows: Tensor, stream: OutlierStream | None) -> Tensor:
+        """Augmented inputs (B + M, ...), outliers last."""
+        inputs = torch.from_numpy(self.data.batch(_own(rows).numpy()))
+        if self.outliers is not None and stream is not None:
+            taken = _own(stream.take(_whole_share(self.mixture.outliers_beside(len(rows)))))
+            pad_id = self.data.pad_id if isinstance(self.data, TextSet) else None
+            inputs = beside(inputs, torch.from_numpy(self.outliers.batch(taken.numpy())), pad_id)
+        for name in self.recipe.augmentation:
+            inputs = AUGMENTATIONS[name](inputs)
+        return inputs
 
 
 def train(
@@ -69,70 +109,172 @@ def train(
     objective: Objective,
     run: Run,
     checkpoint: Path,
+    outliers: InputSet | None = None,
 ) -> Trained:
     """Train in place.  A checkpoint of the same run is continued after its last epoch.
 
-    Every epoch's order and dropout follow from (seed, epoch) alone, so a run that was cut
-    off and resumed ends with the weights of one that was not.
+    Every epoch's order, outliers and dropout follow from (seed, epoch) alone, so a run that was
+    cut off and resumed ends with the weights of one that was not.  In a process group every
+    process passes its share of a batch through the network, and all end with the same weights.
     """
     recipe = run.recipe
-    identity = run.identity(classifier, data)
+    device = classifier.device
+    _check(objective, recipe, outliers, device)
+    identity = run.identity(classifier, data, outliers)
+    shares = torch.bincount(torch.from_numpy(data.labels), minlength=len(data.class_names))
+    objective.to(device).prepare(classifier, shares / shares.sum())
+    weights = run.objective.weights
+    step = Step(classifier, objective, weights, mixed_precision=recipe.mixed_precision)
     optimiser = _optimiser(classifier, recipe)
-    steps = math.ceil(len(data) / recipe.batch_size)
-    schedule = _schedule(optimiser, recipe, steps)
-    losses: list[float] = []
-    seconds = 0.0
+    schedule = _schedule(optimiser, recipe, math.ceil(len(data) / recipe.batch_size))
+    exposed = _Exposed(data, torch.from_numpy(data.labels), outliers, run.objective, recipe)
+    progress = _Progress()
+    state = _State(checkpoint, identity, step, optimiser, schedule)
     if checkpoint.exists():
-        losses, seconds = _resume(checkpoint, identity, classifier, optimiser, schedule)
-    device = next(classifier.parameters()).device
-    labels = torch.from_numpy(data.labels)
+        progress = state.resume()
+    elif type(objective).start is not Objective.start:
+        _start(step, exposed)
     # the layout the convolutions of a CPU are fastest in
     classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    classifier.train()
+    step.train()
     # Adadelta's averages of dead weights decay into denormal numbers, which are slow to add
     torch.set_flush_denormal(True)
-    for epoch in range(len(losses), recipe.epochs):
+    module = _distributed(step)
+    for epoch in range(len(progress.losses), recipe.epochs):
         started = time.monotonic()
-        torch.manual_seed(_epoch_seed(run.seed, epoch))
-        batches = _batches(data, recipe)
-        total = torch.zeros((), device=device)
-        for batch in track(batches, f"epoch {epoch + 1}/{recipe.epochs}"):
-            inputs, targets = torch.from_numpy(data.batch(batch.numpy())), labels[batch].to(device)
-            for name in recipe.augmentation:
-                inputs = AUGMENTATIONS[name](inputs)
-            inputs = inputs.to(device)
-            point = _resized(classifier.continuous(inputs), recipe, epoch)
-            loss = objective(classifier.from_continuous(point, inputs), targets)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            if recipe.clip_norm is not None:
-                nn.utils.clip_grad_norm_(classifier.parameters(), recipe.clip_norm)
-            optimiser.step()
-            schedule.step()
-            total += loss.detach() * len(batch)
-        losses.append(float(total) / len(data))
-        if not np.isfinite(losses[-1]):
-            raise FloatingPointError(f"the loss of epoch {epoch + 1} is {losses[-1]}; lower lr")
-        seconds += time.monotonic() - started
-        say(f"epoch {epoch + 1}/{recipe.epochs}: loss {losses[-1]:.4f}")
-        progress = {"losses": losses, "seconds": seconds}
-        _save(checkpoint, identity, classifier, optimiser, schedule, progress)
-    classifier.eval()
-    return Trained(tuple(losses), seconds)
+        objective.begin_epoch(epoch)
+        loss, line = _epoch(module, step, exposed, run.seed, epoch, optimiser, schedule)
+        progress.losses.append(loss)
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the loss of epoch {epoch + 1} is {loss}; lower lr")
+        progress.seconds += time.monotonic() - started
+        say(f"epoch {epoch + 1}/{recipe.epochs}: {line}")
+        if _rank() == 0:
+            state.save(progress)
+    if _world() > 1:
+        distributed.barrier()
+    step.eval()
+    return Trained(tuple(progress.losses), progress.seconds)
 
 
-def _batches(data: InputSet, recipe: OptimiserConfig) -> Sequence[Tensor]:
-    """An epoch's batches, indices (B,), by torch's global seed."""
-    order = torch.randperm(len(data))
-    if not recipe.like_lengths or not isinstance(data, TextSet):
-        return order.split(recipe.batch_size)
-    lengths = torch.from_numpy(data.lengths())
-    batches = [
-        batch
-        for pool in order.split(_POOL * recipe.batch_size)
-        for batch in pool[lengths[pool].argsort(stable=True)].split(recipe.batch_size)
-    ]
-    return [batches[index] for index in torch.randperm(len(batches))]
+def _epoch(
+    module: nn.Module,
+    step: Step,
+    exposed: _Exposed,
+    seed: int,
+    epoch: int,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> tuple[float, str]:
+    """One pass over the data -> mean loss, and the line that says it."""
+    recipe = exposed.recipe
+    torch.manual_seed(_epoch_seed(seed, epoch))
+    batches = epoch_batches(exposed.data, recipe)
+    if _world() > 1:
+        torch.manual_seed(_epoch_seed(seed, epoch, _RANK_STREAM, _rank()))
+    stream = None
+    if exposed.outliers is not None:
+        stream = OutlierStream(len(exposed.outliers), _epoch_seed(seed, epoch, _OUTLIER_STREAM))
+    side = _side(recipe, epoch)
+    device = step.classifier.device
+    total = torch.zeros((), device=device)
+    terms: dict[str, Tensor] = {}
+    count = 0
+    for batch in track(batches, f"epoch {epoch + 1}/{recipe.epochs}"):
+        rows = batch[: len(batch) // _world() * _world()]
+        if len(rows) == 0:
+            continue
+        targets = exposed.labels[_own(rows)].to(device)
+        loss, parts = module(exposed.batch(rows, stream).to(device), targets, side)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(step.parameters(), recipe.clip_norm)
+        optimiser.step()
+        schedule.step()
+        count += len(rows)
+        total += loss.detach() * len(rows)
+        for name, value in parts.items():
+            terms[name] = terms.get(name, torch.zeros((), device=device)) + value * len(rows)
+    if _world() > 1:
+        distributed.all_reduce(total)
+        total /= _world()
+    mean = float(total) / count
+    named = [name for name in terms if step.weights[name] != 0]
+    if len(named) == 1:
+        return mean, f"loss {mean:.4f}"
+    return mean, f"loss {mean:.4f} (" + ", ".join(
+        f"{name} {float(terms[name]) / count:.4f} x {step.weights[name]:g}" for name in named
+    ) + ")"
+
+
+def _check(
+    objective: Objective, recipe: OptimiserConfig, outliers: InputSet | None, device: torch.device
+) -> None:
+    if objective.reads_outliers != (outliers is not None):
+        raise ValueError(
+            "the objective reads outliers; name some in [outliers]"
+            if objective.reads_outliers
+            else "the objective reads no outliers; leave [outliers] out"
+        )
+    if recipe.mixed_precision and device.type != "cuda":
+        raise ValueError(
+            f"optimiser.mixed_precision is for a GPU; this run is on the {device.type}: set it to "
+            "false"
+        )
+    if _world() > 1 and objective.compares_inputs:
+        raise ValueError(
+            "the objective compares the inputs of a batch with each other, which stand in several "
+            "processes under torchrun; train it in one process"
+        )
+    if recipe.batch_size % _world():
+        raise ValueError(
+            f"optimiser.batch_size is {recipe.batch_size}; it must be a multiple of the "
+            f"{_world()} processes"
+        )
+
+
+@torch.no_grad()
+def _start(step: Step, exposed: _Exposed) -> None:
+    """The objective sees outputs of the starting network."""
+    step.eval()
+    rows = torch.linspace(0, len(exposed.data) - 1, min(len(exposed.data), _STARTING_INPUTS)).long()
+    inputs = torch.from_numpy(exposed.data.batch(rows.numpy()))
+    if exposed.outliers is not None:
+        count = min(len(exposed.outliers), _STARTING_INPUTS)
+        chosen = torch.linspace(0, len(exposed.outliers) - 1, count).long()
+        pad_id = exposed.data.pad_id if isinstance(exposed.data, TextSet) else None
+        inputs = beside(inputs, torch.from_numpy(exposed.outliers.batch(chosen.numpy())), pad_id)
+    device = step.classifier.device
+    labels = exposed.labels[rows].to(device)
+    step.objective.start(step.outputs(inputs.to(device), len(rows), labels, None))
+
+
+def _distributed(step: Step) -> nn.Module:
+    """Itself, or a module that sums its gradients over the processes."""
+    if _world() == 1:
+        return step
+    devices = [step.classifier.device] if step.classifier.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(step, devices)
+
+
+def _world() -> int:
+    """Processes that train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def _own(rows: Tensor) -> Tensor:
+    """This process's rows of a batch; as many as every other's."""
+    return rows[_rank() :: _world()]
+
+
+def _whole_share(count: int) -> int:
+    """The nearest count that every process has the same share of, at least one."""
+    return max(1, round(count / _world())) * _world()
 
 
 def _optimiser(classifier: nn.Module, recipe: OptimiserConfig) -> torch.optim.Optimizer:
@@ -170,55 +312,53 @@ def _schedule(
     return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 
-def _resized(images: Tensor, recipe: OptimiserConfig, epoch: int) -> Tensor:
-    """(B, C, H, W) at the side the recipe wants in this epoch; without stages, as given."""
+def _side(recipe: OptimiserConfig, epoch: int) -> int | None:
+    """The images' side that the recipe wants in this epoch; None: the input's own."""
     sides = [stage.side for stage in recipe.stages if stage.epoch <= epoch]
-    if not sides or sides[-1] == images.shape[2]:
-        return images
-    side = (sides[-1], sides[-1])
-    return F.interpolate(images, side, mode="bilinear", antialias=True, align_corners=False)
+    return sides[-1] if sides else None
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def _epoch_seed(seed: int, epoch: int, *stream: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, *stream]).generate_state(1)[0])
 
 
-def _save(
-    checkpoint: Path,
-    identity: str,
-    classifier: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    progress: dict[str, Any],
-) -> None:
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    temporary = checkpoint.with_suffix(".tmp")
-    state = {
-        "identity": identity,
-        "classifier": classifier.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "schedule": schedule.state_dict(),
-        **progress,
-    }
-    torch.save(state, temporary)
-    os.replace(temporary, checkpoint)
+@dataclass(frozen=True)
+class _State:
+    """What a checkpoint holds."""
 
+    path: Path
+    identity: str
+    step: Step
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
 
-def _resume(
-    checkpoint: Path,
-    identity: str,
-    classifier: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> tuple[list[float], float]:
-    state = torch.load(checkpoint, weights_only=True)
-    if state["identity"] != identity:
-        raise CheckpointMismatch(
-            f"{checkpoint} belongs to another network, configuration, seed or data set; "
-            "remove it or choose another run folder"
-        )
-    classifier.load_state_dict(state["classifier"])
-    optimiser.load_state_dict(state["optimiser"])
-    schedule.load_state_dict(state["schedule"])
-    say(f"resuming {checkpoint} after epoch {len(state['losses'])}")
-    return list(state["losses"]), float(state["seconds"])
+    def save(self, progress: _Progress) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".tmp")
+        state = {
+            "identity": self.identity,
+            "classifier": self.step.classifier.state_dict(),
+            "objective": self.step.objective.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "losses": progress.losses,
+            "seconds": progress.seconds,
+        }
+        torch.save(state, temporary)
+        os.replace(temporary, self.path)
+
+    def resume(self) -> _Progress:
+        state = torch.load(self.path, weights_only=True)
+        if state["identity"] != self.identity:
+            raise CheckpointMismatch(
+                f"{self.path} belongs to another network, configuration, seed or data set; "
+                "remove it or choose another run folder"
+            )
+        self.step.classifier.load_state_dict(state["classifier"])
+        # state that grows with training has another shape than in the beginning
+        for name, value in state.get("objective", {}).items():
+            setattr(self.step.objective, name, value.to(self.step.classifier.device))
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        say(f"resuming {self.path} after epoch {len(state['losses'])}")
+        return _Progress(list(state["losses"]), float(state["seconds"]))

@@ -48,6 +48,7 @@ from training.progress import say
 from training.reporting import build_report, collect_latents, gather_scores, machine
 from training.scorer import Scorer
 from training.side_scorer import Scorers, SideScorer
+from training.starting_weights import load_starting_weights
 
 _GOLDEN_NOISE = 4
 
@@ -65,7 +66,7 @@ def run(config: RunConfig, repository: Path, runs: Path) -> BundleRef:
     """Train, fit, export, calibrate, report and publish one bundle.  Resumable."""
     started = time.monotonic()
     check_config(config)
-    roles = load_roles(config.data, config.form, config.seed)
+    roles = load_roles(config.data, config.form, config.seed, config.outliers)
     scorers, trained = train_and_fit(config, roles, runs)
     for remark in scorers.remarks():
         say(remark)
@@ -111,12 +112,13 @@ def train_and_fit(config: RunConfig, roles: Roles, runs: Path) -> tuple[Scorers,
     ]
     classifier, record = trained[0]
     detectors = [DETECTORS[d.name](**d.options) for d in config.detectors if d.name in DETECTORS]
-    fit_detectors(classifier, detectors, roles.train_id, roles.dev_id)
+    fit_detectors(classifier, detectors, roles.train_id, roles.dev_id, roles.outliers)
     graph_detectors = [
         GRAPH_DETECTORS[d.name](**d.options) for d in config.detectors if d.name in GRAPH_DETECTORS
     ]
     members = [member for member, _ in trained[1:]]
-    fit_graph_detectors(classifier, graph_detectors, detectors, roles.dev_id, members)
+    train, held_out = roles.train_id, roles.dev_id
+    fit_graph_detectors(classifier, graph_detectors, detectors, train, held_out, members)
     device = classifier.device
     sides = [SideScorer(classifier, detector).eval().to(device) for detector in graph_detectors]
     forward = Scorer(classifier, detectors).eval().to(device)
@@ -140,16 +142,18 @@ def train_member(
         typical,
         roles.tokenizer,
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classifier.to(device)
+    start = None
+    if config.start_from is not None:
+        start = load_starting_weights(classifier, config.start_from)
+    classifier.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     own = f"{config.name}-seed{config.seed}"
     member = own if seed == config.seed else f"{own}-member{seed}"
     identity = Run(
-        config.backbone, config.backbone_options, config.objective, config.optimiser, seed
+        config.backbone, config.backbone_options, config.objective, config.optimiser, seed, start
     )
-    objective = OBJECTIVES[config.objective]
+    objective = OBJECTIVES[config.objective.name](**config.objective.options)
     checkpoint = runs / member / "checkpoint.pt"
-    trained = train(classifier, train_id, objective, identity, checkpoint)
+    trained = train(classifier, train_id, objective, identity, checkpoint, roles.outliers)
     if config.weights_int8:
         quantise_weights(classifier.backbone, keep=classifier.head)
     return classifier, trained

@@ -60,6 +60,8 @@ def build_report(
         for role, count in roles.duplicates().items()
         if count
     )
+    if roles.outliers is not None:
+        remarks.append(outlier_remark(config, roles.outliers))
     remarks.extend(scorers.remarks())
     limit = config.several_passes_limit
     if limit is not None and scorers.sides:
@@ -121,6 +123,16 @@ def imbalance_remarks(counts: Mapping[str, int]) -> list[str]:
         f"{counts[least]:,} of {least!r}. Rare classes look stranger than frequent ones to most "
         "scores, and the promised acceptance is that of all ID inputs together, not of each class."
     ]
+
+
+def outlier_remark(config: RunConfig, outliers: InputSet) -> str:
+    """What the network was trained on beside ID, in one paragraph."""
+    entry = config.objective
+    return (
+        f"The network was trained with the objective {entry.name} on {len(outliers)} outliers, "
+        f"{entry.outlier_fraction:.0%} of every step: {outliers.origin}. A row on a set of the "
+        "same kind shows a network that has met it; none of these inputs is in a reported set."
+    )
 
 
 def variant_remark(variant: VariantSpec) -> str:

@@ -127,12 +127,13 @@ def drawn_workload(config: RunConfig, bank_rows: int = BANK_ROWS) -> Workload:
         else:
             fitted[name] = detector
     names = tuple(f"pattern {c}" for c in range(CLASSES))
+    train_id = ImageSet("patterns", *train, names, "drawn")
     dev_id = ImageSet("patterns", *held_out, names, "drawn")
     sides: list[GraphDetector] = []
     for name in filter(GRAPH_DETECTORS.__contains__, options):
         side = GRAPH_DETECTORS[name](**options[name])
         try:
-            fit_graph_detectors(classifier, [side], list(fitted.values()), dev_id, [])
+            fit_graph_detectors(classifier, [side], list(fitted.values()), train_id, dev_id, [])
         except FitError as reason:
             left_out[name] = str(reason)
         else:

@@ -31,7 +31,9 @@ NEEDS_TWO_OF_A_CLASS = {
     "mahalanobis",
     "mahalanobis_normalised",
     "openmax",
+    "overall_density",
     "rmds",
+    "vmdls_b",
 }
 
 
@@ -41,6 +43,9 @@ def fit(detector: Detector, seed: int = 2, count: int = 400) -> Detector:
     with torch.no_grad():
         for part, part_labels in zip(pixels.split(64), labels.split(64), strict=True):
             detector.observe(toy_classifier()(part), part_labels)
+        # grey of any brightness: unlike stripes, and unlike the noise that is scored
+        grey = torch.arange(0, 256, 2, dtype=torch.uint8)[:, None, None, None].expand(-1, 12, 12, 1)
+        detector.observe_outliers(toy_classifier()(grey))
         held_out, held_out_labels = toy_pixels(200, seed + 100)
         detector.observe_held_out(toy_classifier()(held_out), held_out_labels)
     detector.finish()
@@ -210,7 +215,7 @@ def test_every_score_is_described(exported: tuple[Scorer, Path]) -> None:
     assert {f"score/{name}" for name in described} == set(outputs) - {LOGITS}
     for name, description in described.items():
         assert description.summary.endswith("."), name
-        assert description.reference.startswith("arXiv:"), name
+        assert description.reference.startswith(("arXiv:", "openreview:")), name
 
 
 def test_the_classifier_normalises_as_documented() -> None:

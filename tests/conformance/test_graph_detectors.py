@@ -1,5 +1,6 @@
 """One suite over every detector with a graph of its own.  A new one needs no new test here."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from training.classifier import Classifier, ImageClassifier
 from training.data import ImageSet
 from training.detectors.fssd import Fssd
 from training.detectors.mahalanobis import Mahalanobis
+from training.detectors.vmdls_b import VmdlsB
 from training.export import export_graph, open_network, relative_gap
 from training.export.gradient_graph import GRADIENT_PREFIX, export_gradient_graph
 from training.fitting import fit_detectors, torch_network
@@ -69,9 +71,9 @@ def context() -> FitContext:
     for count, seed in ((400, 2), (200, 102)):
         pixels, labels = toy_pixels(count, seed)
         sets.append(ImageSet("toy", pixels.numpy(), labels.numpy(), tuple("abcd"), "made here"))
-    detectors = [Mahalanobis(), Fssd(noise_count=100)]
+    detectors = [Mahalanobis(), Fssd(noise_count=100), VmdlsB()]
     fit_detectors(classifier, detectors, *sets)
-    return FitContext(classifier, detectors, toy_pixels(200, 102)[0], (trained(1),))
+    return FitContext(classifier, detectors, toy_pixels(200, 102)[0], (trained(1),), sets[0])
 
 
 @cache
@@ -134,7 +136,7 @@ def test_a_score_ignores_the_rest_of_the_batch(name: str) -> None:
 def test_a_refit_forgets_the_first_fit(name: str) -> None:
     refitted = GRAPH_DETECTORS[name]()
     other = toy_pixels(60, 77)[0]
-    refitted.fit(FitContext(context().classifier, context().detectors, other, context().members))
+    refitted.fit(replace(context(), held_out=other))
     refitted.fit(context())
     pixels = toy_pixels(20, seed=8)[0]
     for score, values in scores_of(fitted(name), pixels).items():
@@ -158,7 +160,7 @@ def test_every_score_is_described(name: str) -> None:
     )
     for description in described.values():
         assert description.summary.endswith(".")
-        assert description.reference.startswith("arXiv:")
+        assert description.reference.startswith(("arXiv:", "openreview:"))
         assert description.cost in ("gradient", "multi_pass")
 
 

@@ -108,7 +108,7 @@ def test_one_epoch_from_the_shipped_config_learns_and_detects(tmp_path: Path) ->
     config = load_config(CONFIG)
     one_epoch = config.optimiser.model_copy(update={"epochs": 1})
     config = config.model_copy(update={"optimiser": one_epoch, "seed": 11})
-    assert config.objective in OBJECTIVES
+    assert config.objective.name in OBJECTIVES
     roles = load_roles(config.data, config.form, config.seed)
     scorers, _ = train_and_fit(config, roles, tmp_path)
     network = torch_network(scorers.forward)

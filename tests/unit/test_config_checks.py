@@ -57,6 +57,9 @@ def config(**changes: Any) -> RunConfig:
     return RunConfig.model_validate(values | changes)
 
 
+NOISE = {"sources": {"noise": [{"source": "noise", "kind": "uniform"}]}}
+
+
 def detectors(*names: str, **options: Any) -> list[dict[str, Any]]:
     """`options` are those of the last one."""
     entries: list[dict[str, Any]] = [{"name": name} for name in names]
@@ -95,7 +98,7 @@ def test_a_config_with_every_detector_passes() -> None:
     check_config(
         config(
             detectors=everything, members=2, backbone="wrn_40_2", backbone_options={"dropout": 0.3},
-            combiners=[combiner()],
+            combiners=[combiner()], objective="binary_head", outliers=NOISE,
         )
     )  # fmt: skip
 

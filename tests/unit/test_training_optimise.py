@@ -11,11 +11,13 @@ from training.augmentation import AUGMENTATIONS
 from training.backbones import BACKBONES
 from training.backbones.lenet import LeNet
 from training.classifier import Classifier, ImageClassifier
-from training.config import OptimiserConfig, Stage
+from training.config import ObjectiveConfig, OptimiserConfig, Stage
 from training.data import ImageSet
-from training.objectives import OBJECTIVES
+from training.objectives import OBJECTIVES, Batch
+from training.objectives.cross_entropy import CrossEntropy
 from training.optimise import CheckpointMismatch, Run, train
 
+PLAIN = ObjectiveConfig()
 RECIPE = OptimiserConfig(name="adadelta", lr=1.0, decay_per_epoch=0.7, epochs=3, batch_size=32)
 
 
@@ -30,8 +32,8 @@ def fresh() -> Classifier:
 
 
 def run(classifier: Classifier, checkpoint: Path, recipe: OptimiserConfig = RECIPE) -> list[float]:
-    objective = OBJECTIVES["cross_entropy"]
-    identity = Run("toy", {}, "cross_entropy", recipe, 7)
+    objective = OBJECTIVES["cross_entropy"]()
+    identity = Run("toy", {}, PLAIN, recipe, 7)
     return list(train(classifier, stripes(), objective, identity, checkpoint).losses)
 
 
@@ -44,18 +46,20 @@ def test_a_cut_run_resumes_to_the_weights_of_an_uncut_one(
 
     cut = fresh()
     calls = 0
-    objective = OBJECTIVES["cross_entropy"]
+    forward = CrossEntropy.forward
 
-    def breaks_in_the_second_epoch(outputs, labels):
+    def breaks_in_the_second_epoch(self, batch, classifier):
         nonlocal calls
         calls += 1
         if calls > 15:  # ten batches an epoch
             raise KeyboardInterrupt
-        return objective(outputs, labels)
+        return forward(self, batch, classifier)
 
-    identity = Run("toy", {}, "cross_entropy", RECIPE, 7)
+    identity = Run("toy", {}, PLAIN, RECIPE, 7)
+    monkeypatch.setattr(CrossEntropy, "forward", breaks_in_the_second_epoch)
     with pytest.raises(KeyboardInterrupt):
-        train(cut, stripes(), breaks_in_the_second_epoch, identity, tmp_path / "cut.pt")
+        train(cut, stripes(), CrossEntropy(), identity, tmp_path / "cut.pt")
+    monkeypatch.undo()
     resumed = fresh()
     assert run(resumed, tmp_path / "cut.pt") == losses
     for name, value in whole.state_dict().items():
@@ -70,11 +74,12 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointMismatch):
         run(ImageClassifier(ToyNet(), other_mean), tmp_path / "c.pt")
     for identity in (
-        Run("other", {}, "cross_entropy", RECIPE, 7),
-        Run("toy", {}, "other", RECIPE, 7),
+        Run("other", {}, PLAIN, RECIPE, 7),
+        Run("toy", {}, ObjectiveConfig(options={"logit_adjustment": 1.0}), RECIPE, 7),
+        Run("toy", {}, PLAIN, RECIPE, 7, start="abc"),
     ):
         with pytest.raises(CheckpointMismatch):
-            train(fresh(), stripes(), OBJECTIVES["cross_entropy"], identity, tmp_path / "c.pt")
+            train(fresh(), stripes(), CrossEntropy(), identity, tmp_path / "c.pt")
 
 
 def test_a_diverging_loss_stops_the_run(tmp_path: Path) -> None:
@@ -101,7 +106,8 @@ def test_cross_entropy_against_numpy() -> None:
     logits = outputs.logits.detach().double().numpy()
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     expected = -logs[np.arange(8), labels].mean()
-    assert OBJECTIVES["cross_entropy"](outputs, labels).item() == pytest.approx(expected, rel=1e-5)
+    (loss,) = CrossEntropy()(Batch(outputs, labels), fresh()).values()
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_augmentation_keeps_shape_and_content() -> None:

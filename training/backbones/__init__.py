@@ -7,6 +7,7 @@ from training.backbones.densenet import DenseNet
 from training.backbones.gru import Gru
 from training.backbones.hf_encoder import HuggingFaceEncoder
 from training.backbones.imported_module import imported_module
+from training.backbones.latent import LatentNetwork
 from training.backbones.lenet import LeNet
 from training.backbones.lstm import Lstm
 from training.backbones.osr_cnn import OsrCnn
@@ -42,4 +43,4 @@ TEXT_BACKBONES: dict[str, Callable[..., TextBackbone]] = {
     "text_transformer": TextTransformer,
 }
 
-__all__ = ["BACKBONES", "TEXT_BACKBONES", "TappedModule", "linear_head"]
+__all__ = ["BACKBONES", "TEXT_BACKBONES", "LatentNetwork", "TappedModule", "linear_head"]

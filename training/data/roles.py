@@ -6,10 +6,11 @@ dev-ID     standardisation of ensembles, temperatures, steps of gradient detecto
 cal-ID     thresholds and p-values; nothing is fitted on it
 test-ID    reported; the data set's own test part
 test-OOD   reported
+outliers   trained on by objectives that read them; in none of the sets above
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,17 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from service.bundle import ImageInput, TextInput
-from training.config import DataConfig, SourceConfig, TextConfig, expand_variables
+from training.config import (
+    DataConfig,
+    OutliersConfig,
+    SourceConfig,
+    TextConfig,
+    expand_variables,
+)
 from training.data.image_set import ImageSet
 from training.data.input_set import DataError, DataUnavailable, InputSet
 from training.data.loaders import ImageLoader, Loader, P, Part, TextLoader, loader_of
+from training.data.outliers import drawn, refuse_shared
 from training.progress import say
 
 _SPLIT_STREAM = 1  # the split's own random stream, apart from weights and shuffling
@@ -41,6 +49,7 @@ class Roles:
     spec: ImageInput | TextInput  # what a classifier of these inputs reads
     tokenizer: Tokenizer | None  # of texts
     remarks: tuple[str, ...]  # what the reading has to say, for the report
+    outliers: InputSet | None = None
 
     def fingerprints(self) -> dict[str, str]:
         id_sets = {
@@ -50,6 +59,8 @@ class Roles:
             "test_id": self.test_id,
         }
         sets = id_sets | {f"test_ood/{name}": s for name, s in self.test_ood.items()}
+        if self.outliers is not None:
+            sets["outliers"] = self.outliers
         return {role: part.fingerprint() for role, part in sets.items()}
 
     def duplicates(self) -> dict[str, int]:
@@ -70,14 +81,32 @@ class Roles:
         """Inputs of every set, by role or name."""
         id_sets = (self.train_id, self.dev_id, self.cal_id)
         sets = {s.name: len(s) for s in id_sets} | {"test_id": len(self.test_id)}
+        if self.outliers is not None:
+            sets["outliers"] = len(self.outliers)
         return sets | {name: len(s) for name, s in (self.test_ood | self.controls).items()}
 
 
-def load_roles(config: DataConfig, form: ImageInput | TextConfig | TextLoader, seed: int) -> Roles:
-    """Read and cut.  DataUnavailable if ID data is absent, DataError if its labels do not fit; an
-    absent OOD set is noted.  A TextLoader brings the tokenizer of a bundle."""
-    loader = form if isinstance(form, TextLoader) else loader_of(form)
-    return _cut(config, loader, seed)
+def load_roles(
+    config: DataConfig,
+    form: ImageInput | TextConfig | TextLoader,
+    seed: int,
+    outliers: OutliersConfig | None = None,
+) -> Roles:
+    """Read and cut.  DataUnavailable if ID data or outliers are absent, DataError if labels do not
+    fit or outliers stand elsewhere, too; an absent OOD set is noted.  A TextLoader brings the
+    tokenizer of a bundle."""
+    loader: Loader[Any] = form if isinstance(form, TextLoader) else loader_of(form)
+    roles = _cut(config, loader, seed)
+    if outliers is None:
+        return roles
+    sets = {
+        name: replace(loader.inputs(load_first(f"outliers {name}", sources, loader)), name=name)
+        for name, sources in outliers.sources.items()
+    }
+    exposed = drawn(sets, outliers, seed)
+    id_sets = (roles.train_id, roles.dev_id, roles.cal_id, roles.test_id)
+    refuse_shared(exposed, {part.name: part for part in id_sets} | roles.test_ood)
+    return replace(roles, outliers=exposed, remarks=tuple(loader.remarks))
 
 
 def _cut(config: DataConfig, loader: Loader[Any], seed: int) -> Roles:

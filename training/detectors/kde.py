@@ -35,6 +35,9 @@ class Kde(Detector):
     (blind to motion outside of them).  The density's constant, D log h + D/2 log 2 pi, is left
     out.  h is the one of a logarithmic grid around the bank's median distance / sqrt(2 log n)
     under which the bank is likeliest, each row judged by the others.
+
+    `kde_all` is the density of everything that was trained on: half of the bank are training
+    outliers.  Outliers of a known kind are OOD, and yet have a high density there.
     """
 
     cost = "bank"
@@ -46,12 +49,15 @@ class Kde(Detector):
 
     def __init__(
         self,
+        name: str = "kde",
         transform: str = "normalise",
         components: int = 32,
         bank_size: int = 5000,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.name = name
+        self.exposed = name == "kde_all"
         if transform not in ("normalise", "whiten"):
             raise ValueError(f"kde: transform {transform!r}; choose normalise or whiten")
         if components < 1:
@@ -73,20 +79,35 @@ class Kde(Detector):
         labels = checked_labels(labels, classes)
         if self.transform == "whiten":
             self._moments.add(features)
-        capacity = max(1, self.bank_size // classes)
+        capacity = max(1, self.bank_size // (2 * classes if self.exposed else classes))
         for c in labels.unique().tolist():
             # another seed for every class: the same would keep the same positions of each
             sample = self._samples.setdefault(c, Reservoir(capacity, self.seed * classes + c))
             sample.add(features[labels == c])
 
+    def observe_outliers(self, outputs: Outputs) -> None:
+        if not self.exposed:
+            return
+        features = finite(outputs.features).float().cpu()
+        if self.transform == "whiten":
+            self._moments.add(features)
+        classes = outputs.logits.shape[1]  # outliers come after them
+        sample = self._samples.setdefault(
+            classes, Reservoir(max(1, self.bank_size // 2), self.seed * classes + classes)
+        )
+        sample.add(features)
+        self._saw_outliers = True
+
     def finish(self) -> None:
         if not self._samples:
-            raise FitError("kde saw no training inputs")
+            raise FitError(f"{self.name} saw no training inputs")
+        if self.exposed and not self._saw_outliers:
+            raise FitError(f"{self.name} saw no training outliers; kde is the density without them")
         if self.transform == "whiten":
             self._register_projection()
         rows = torch.cat([self._samples[c].columns()[0] for c in sorted(self._samples)])
         if len(rows) < 2:
-            raise FitError("kde saw one training input; a density needs at least two")
+            raise FitError(f"{self.name} saw one training input; a density needs at least two")
         bank = self._transformed(rows).double()
         h, edge = _bandwidth(bank)
         scaled = bank / h
@@ -100,8 +121,8 @@ class Kde(Detector):
         if not bool(self.fitted("bandwidth_at_edge")):
             return ()
         return (
-            f"kde: the bandwidth {float(self.fitted('bandwidth')):.3g} is the first or last of "
-            "the grid; repeated training inputs or a bank of few would do that.",
+            f"{self.name}: the bandwidth {float(self.fitted('bandwidth')):.3g} is the first or "
+            "last of the grid; repeated training inputs or a bank of few would do that.",
         )
 
     def hyperparameters(self) -> dict[str, float | int | str]:
@@ -125,10 +146,11 @@ class Kde(Detector):
         # is a Gemm, which reads the bank as it is stored: no graph holds it twice
         near = functional.linear(scaled, bank, self.fitted("lift"))
         exponents = (near - scaled.square().sum(dim=1, keepdim=True) / 2).clamp(max=0)
-        return {"kde": math.log(len(bank)) - torch.logsumexp(exponents, dim=1)}
+        return {self.name: math.log(len(bank)) - torch.logsumexp(exponents, dim=1)}
 
     def _forget(self) -> None:
         self._samples: dict[int, Reservoir] = {}
+        self._saw_outliers = False
         self._moments = Moments()
 
     def _register_projection(self) -> None:

@@ -25,6 +25,7 @@ class Detector(nn.Module):
     prepare(classifier)       look at the network itself (noise probes, the head's weights);
                               forgets earlier fits
     observe(outputs, labels)  once a batch of un-augmented train-ID; accumulates in float64
+    observe_outliers(outputs) then once a batch of the training outliers, where the run has some
     observe_held_out(...)     then once a batch of dev-ID, for what train-ID would flatter
     finish()                  turn what was seen into buffers; FitError where the network or the
                               data cannot support the detector
@@ -51,6 +52,9 @@ class Detector(nn.Module):
 
     def observe(self, outputs: Outputs, labels: Tensor) -> None:
         """Nothing to accumulate, unless a detector says otherwise."""
+
+    def observe_outliers(self, outputs: Outputs) -> None:
+        """Nothing to learn from outliers, unless a detector says otherwise."""
 
     def observe_held_out(self, outputs: Outputs, labels: Tensor) -> None:
         """Nothing to learn from held-out ID data, unless a detector says otherwise."""

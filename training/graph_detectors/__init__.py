@@ -10,6 +10,7 @@ from training.graph_detectors.mahalanobis import PerturbedMahalanobis
 from training.graph_detectors.mc_dropout import McDropout
 from training.graph_detectors.odin import Odin
 from training.graph_detectors.protocol import FitContext, GraphDetector
+from training.graph_detectors.vmdls import Vmdls
 
 GRAPH_DETECTORS: dict[str, Callable[..., GraphDetector]] = {
     "deep_ensemble": DeepEnsemble,
@@ -22,6 +23,7 @@ GRAPH_DETECTORS: dict[str, Callable[..., GraphDetector]] = {
     "mc_dropout": McDropout,
     "odin": Odin,
     "odin_star": partial(Odin, name="odin_star", epsilon=None),
+    "vmdls": Vmdls,
 }
 
 __all__ = ["GRAPH_DETECTORS", "FitContext", "GradientDetector", "GraphDetector"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from service.bundle import Cost
 from training.classifier import Classifier
+from training.data import InputSet
 from training.detectors import Detector, FitError
 
 D = TypeVar("D", bound=Detector)
@@ -21,13 +22,14 @@ class FitContext:
     """What a graph detector may look at.
 
     `held_out`: dev-ID inputs, as the classifier reads them; `members`: further classifiers,
-    trained alike from other seeds.
+    trained alike from other seeds; `train`: train-ID, for what has weights of its own.
     """
 
     classifier: Classifier
     detectors: Sequence[Detector]  # fitted
     held_out: Tensor
     members: Sequence[Classifier] = ()
+    train: InputSet | None = None
 
     def detector(self, kind: type[D], needed_by: str) -> D:
         """The fitted detector of that class; FitError if the run has none."""

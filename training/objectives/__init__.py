@@ -2,12 +2,25 @@
 
 from collections.abc import Callable
 
-from torch import Tensor
+from training.objectives.binary_head import BinaryHead
+from training.objectives.cross_entropy import CrossEntropy
+from training.objectives.energy_bounded import EnergyBounded
+from training.objectives.logit_norm import LogitNorm
+from training.objectives.objectosphere import Objectosphere
+from training.objectives.outlier_exposure import OutlierExposure
+from training.objectives.parzen_repulsion import ParzenRepulsion
+from training.objectives.protocol import Batch, Objective, weighted
+from training.objectives.vmdls import Vmdls
 
-from training.objectives.cross_entropy import cross_entropy
-from training.outputs import Outputs
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "binary_head": BinaryHead,
+    "cross_entropy": CrossEntropy,
+    "energy_bounded": EnergyBounded,
+    "logit_norm": LogitNorm,
+    "objectosphere": Objectosphere,
+    "outlier_exposure": OutlierExposure,
+    "parzen_repulsion": ParzenRepulsion,
+    "vmdls": Vmdls,
+}
 
-Objective = Callable[[Outputs, Tensor], Tensor]
-OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy}
-
-__all__ = ["OBJECTIVES", "Objective"]
+__all__ = ["OBJECTIVES", "Batch", "Objective", "weighted"]

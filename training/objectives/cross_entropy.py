@@ -1,11 +1,17 @@
 """Softmax cross-entropy: the plain classifier."""
 
-import torch.nn.functional as F
+from typing import ClassVar
+
 from torch import Tensor
 
-from training.outputs import Outputs
+from training.classifier import Classifier
+from training.objectives.protocol import Batch, SoftmaxObjective
 
 
-def cross_entropy(outputs: Outputs, labels: Tensor) -> Tensor:
-    """Logits (B, K), labels (B,) -> mean loss, nats."""
-    return F.cross_entropy(outputs.logits, labels)
+class CrossEntropy(SoftmaxObjective):
+    reference = "arXiv:1610.02136"
+    weights: ClassVar = {"cross_entropy": 1.0}
+
+    def forward(self, batch: Batch, classifier: Classifier) -> dict[str, Tensor]:
+        logits = batch.id_outputs.logits
+        return {"cross_entropy": self.classification(logits, batch.labels)}
