@@ -95,10 +95,13 @@ def load_roles(
     """Read and cut.  DataUnavailable if ID data or outliers are absent, DataError if labels do not
     fit or outliers stand elsewhere, too; an absent OOD set is noted.  A TextLoader brings the
     tokenizer of a bundle."""
-    loader: Loader[Any] = form if isinstance(form, TextLoader) else loader_of(form)
+    loader = form if isinstance(form, TextLoader) else loader_of(form)
     roles = _cut(config, loader, seed)
-    if outliers is None:
-        return roles
+    return roles if outliers is None else _exposed(roles, outliers, loader, seed)
+
+
+def _exposed(roles: Roles, outliers: OutliersConfig, loader: Loader[Any], seed: int) -> Roles:
+    """The roles with training outliers beside them."""
     sets = {
         name: replace(loader.inputs(load_first(f"outliers {name}", sources, loader)), name=name)
         for name, sources in outliers.sources.items()
