@@ -110,26 +110,34 @@ class DataConfig(_Section):
         return self
 
 
+_EVEN = 0.5
+
+
 class ObjectiveConfig(_Section):
     """The loss: `name` of the registry, its options, and a weight for each of its terms that is
     not to have the default.
 
     `outlier_fraction`: the share of outliers in what one step passes through the network, beside
-    optimiser.batch_size ID inputs; it changes no term's weight."""
+    optimiser.batch_size ID inputs, one half where left out; it changes no term's weight."""
 
     name: str = "cross_entropy"
     options: dict[str, JsonValue] = {}
     weights: dict[str, Annotated[float, Field(ge=0)]] = {}
-    outlier_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    outlier_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     def identity(self) -> str | dict[str, Any]:
         """What a checkpoint remembers of it: the name alone where that says everything."""
         given = self.model_dump(exclude_defaults=True)
         return self.name if set(given) <= {"name"} else given
 
+    @property
+    def outlier_share(self) -> float:
+        """`outlier_fraction`, or its default."""
+        return _EVEN if self.outlier_fraction is None else self.outlier_fraction
+
     def outliers_beside(self, id_count: int) -> int:
         """Outliers in a step with so many ID inputs."""
-        share = self.outlier_fraction
+        share = self.outlier_share
         return max(1, round(id_count * share / (1 - share)))
 
 

@@ -153,7 +153,7 @@ def _check_objective(config: RunConfig, classifier: Classifier) -> None:
         )
     if config.outliers is not None and not objective.reads_outliers:
         raise ValueError(f"objective {entry.name} reads no outliers; leave [outliers] out")
-    if config.outliers is None and "outlier_fraction" in entry.model_fields_set:
+    if config.outliers is None and entry.outlier_fraction is not None:
         raise ValueError(
             f"objective {entry.name}: without [outliers] there is no outlier_fraction; leave it out"
         )

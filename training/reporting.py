@@ -130,7 +130,7 @@ def outlier_remark(config: RunConfig, outliers: InputSet) -> str:
     entry = config.objective
     return (
         f"The network was trained with the objective {entry.name} on {len(outliers)} outliers, "
-        f"{entry.outlier_fraction:.0%} of every step: {outliers.origin}. A row on a set of the "
+        f"{entry.outlier_share:.0%} of every step: {outliers.origin}. A row on a set of the "
         "same kind shows a network that has met it; none of these inputs is in a reported set."
     )
 

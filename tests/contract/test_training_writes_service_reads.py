@@ -19,7 +19,7 @@ from service.bundle import (
     threshold_at,
     verify_files,
 )
-from training.config import ConfigError, load_config
+from training.config import ConfigError, ObjectiveConfig, load_config
 from training.evaluation.report import read_report
 from training.export import ParityError, check_parity, open_network, relative_gap
 from training.fitting import torch_network
@@ -265,6 +265,8 @@ def test_an_unknown_name_is_refused_with_the_choice(
     if field == "detectors":
         detector = config.detectors[0].model_copy(update={"name": value})
         config = config.model_copy(update={"detectors": (detector,)})
+    elif field == "objective":
+        config = config.model_copy(update={"objective": ObjectiveConfig(name=value)})
     else:
         config = config.model_copy(update={field: value})
     with pytest.raises(ValueError, match=value):
