@@ -17,6 +17,7 @@ from service.logs import fields
 from service.metrics import Metrics
 from service.middleware import RequestContext
 from service.routes import (
+    calibration,
     captures,
     documentation,
     drift,
@@ -70,7 +71,18 @@ def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastA
     # the last one added is the outermost
     app.add_middleware(RequestContext, runtime=runtime)
     http_errors.install(app)
-    for routes in (score, v2, models, reload, drift, captures, probes, page, documentation):
+    for routes in (
+        score,
+        v2,
+        models,
+        calibration,
+        reload,
+        drift,
+        captures,
+        probes,
+        page,
+        documentation,
+    ):
         app.include_router(routes.router)
     return app
 

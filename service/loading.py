@@ -38,6 +38,7 @@ from service.bundle import (
 )
 from service.decision import LOGITS, Plan, make_plan
 from service.graphs import Expected, GraphState, OnDemandGraph, SessionOptions, open_graph
+from service.histograms import Histogram, histogram_of
 from service.logs import fields
 from service.onnx_session import ModelInput, OnnxSession, ScoreOutput
 
@@ -79,6 +80,11 @@ class LoadedBundle:
     @cached_property
     def _default_plan(self) -> Plan:
         return make_plan(self.manifest, self.calibration)
+
+    @cached_property
+    def histograms(self) -> Mapping[str, Histogram]:
+        """Of the calibration scores of every detector."""
+        return {name: histogram_of(scores) for name, scores in self.calibration.items()}
 
     def plan(
         self, detectors: Sequence[str] | None = None, id_acceptance: float | None = None

@@ -195,6 +195,26 @@ class ModelList(_Closed):
     problem: str | None = None
 
 
+class CalibrationHistogram(_Closed):
+    """Calibration scores of one detector: `counts` in equally wide bins from `low` to `high`,
+    which leave out half a percent at either end, and how many lie `below` and `above`."""
+
+    low: float
+    high: float
+    counts: list[int]
+    below: int
+    above: int
+
+
+class CalibrationHistograms(_Closed):
+    """Of one served version of a model, by detector."""
+
+    name: str
+    version: str
+    variant: Literal["fp32", "int8"]
+    detectors: dict[str, CalibrationHistogram]
+
+
 class Status(_Closed):
     status: str
 

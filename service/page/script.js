@@ -1,42 +1,49 @@
-// One request at a time to POST /score; everything shown is set as text, never as markup.
+// The forms: what is served, what is to be checked, one request at a time to POST /score.
+
+import { hideAnswer, showAnswer } from "./answer.js";
+import { drawn, PICTURES, TEXTS } from "./examples.js";
+import { ask, calibrationOf, KeyWanted, useKey } from "./service.js";
 
 const byId = (id) => document.getElementById(id);
+const MODALITIES = ["text", "image"];
 const models = new Map();
 let running = null;
-
-/** The answer's JSON; an Error that says what the service says when it refuses. */
-async function ask(path, options = {}) {
-  let response;
-  try {
-    response = await fetch(path, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The service does not answer.");
-  }
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.detail ?? `The service answers with status ${response.status}.`);
-  return body;
-}
 
 async function start() {
   let served;
   try {
     served = (await ask("models")).models;
   } catch (error) {
-    byId("unserved").textContent = `${error.message} Load this page again in a moment.`;
+    if (error instanceof KeyWanted) wantKey(error);
+    else byId("unserved").textContent = `${error.message} Load this page again in a moment.`;
     return;
   }
-  for (const model of served) models.set(model.name, model);
   byId("unserved").hidden = true;
-  for (const modality of ["text", "image"]) {
+  byId("key-form").hidden = true;
+  for (const model of served) models.set(model.name, model);
+  for (const modality of MODALITIES) {
     const select = byId(`${modality}-model`);
     const own = served.filter((model) => model.modality === modality);
     own.sort((a, b) => Number(b.default) - Number(a.default));
-    for (const model of own) select.add(new Option(model.name, model.name));
+    select.replaceChildren(...own.map((model) => new Option(model.name, model.name)));
     byId(`${modality}-form`).hidden = own.length === 0;
-    select.addEventListener("change", () => describe(modality));
     if (own.length > 0) describe(modality);
   }
+}
+
+/** Ask for a key: before anything is served, or when the one in use is no longer known. */
+function wantKey(error) {
+  const form = byId("key-form");
+  const again = !form.hidden;
+  byId("unserved").hidden = true;
+  byId("key-hint").textContent =
+    `${error.message}. It is kept in this page's memory only, and gone when the page is.`;
+  for (const modality of MODALITIES) byId(`${modality}-form`).hidden = true;
+  hideAnswer();
+  form.hidden = false;
+  byId("key").focus();
+  if (again) byId("key").select();
+  byId("announcement").textContent = byId("key-hint").textContent;
 }
 
 /** What the chosen model is, and which of its detectors cost extra. */
@@ -48,10 +55,11 @@ function describe(modality) {
       ? `It reads the first ${input.max_tokens} tokens.`
       : `It sees ${input.width} x ${input.height} pixels.`;
   byId(`${modality}-hint`).textContent = `${model.description} ${reads}`;
-  const fieldset = byId(`${modality}-form`).querySelector(".dear");
+  const details = byId(`${modality}-form`).querySelector(".dear");
+  const fieldset = details.querySelector("fieldset");
   fieldset.querySelectorAll("label").forEach((label) => label.remove());
   const dear = model.detectors.filter((detector) => detector.on_demand);
-  fieldset.hidden = dear.length === 0;
+  details.hidden = dear.length === 0;
   for (const detector of dear) {
     const box = document.createElement("input");
     box.type = "checkbox";
@@ -93,61 +101,70 @@ async function score(modality, body, contentType) {
       body,
       signal: own.signal,
     });
-    show(answer, modality);
+    const histograms = await calibrationOf(answer.model.name, answer.model.version);
+    if (running !== own) return;
+    showAnswer(answer, modality, histograms);
   } catch (error) {
-    if (error.name === "AbortError") return;
-    byId("answer").hidden = true;
-    byId("announcement").textContent = ""; // an alert is read out by itself
-    byId("problem").textContent = error.message;
-    byId("problem").hidden = false;
-    byId("problem").scrollIntoView({ block: "nearest" });
+    if (error.name === "AbortError" || running !== own) return;
+    if (error instanceof KeyWanted) wantKey(error);
+    else showProblem(error);
   }
   byId(`${modality}-form`).classList.remove("busy");
 }
 
-function show(answer, modality) {
-  const result = answer.results[0];
-  const known = result.decision === "ID";
-  const verdict = byId("verdict");
-  verdict.className = known ? "known" : "unknown";
-  verdict.textContent = known
-    ? `The model knows this ${modality}: ${result.label}.`
-    : `The model does not know this ${modality}.`;
-  const share = percent(result.p_value);
-  const guess = known
-    ? `Its confidence in the label is ${percent(result.confidence)}.`
-    : `Its guess would be ${result.label}; it means nothing here.`;
-  byId("reason").textContent =
-    `${guess} ${share} of the inputs it knows look at least this strange to ${result.detector}, ` +
-    `which decides (${answer.model.name} version ${answer.model.version}).`;
-  byId("cut").hidden = result.truncated !== true;
-  const rows = Object.entries(result.detectors).map(([name, detector]) => {
-    const row = document.createElement("tr");
-    row.classList.toggle("deciding", name === result.detector);
-    const head = document.createElement("th");
-    head.scope = "row";
-    head.textContent = name === result.detector ? `${name} (decides)` : name;
-    row.append(head);
-    const values = [number(detector.score), number(detector.threshold), number(detector.p_value)];
-    for (const value of values) row.insertCell().textContent = value;
-    const finding = row.insertCell();
-    finding.textContent = detector.decision === "ID" ? "known" : "unknown";
-    finding.className = finding.textContent;
-    return row;
-  });
-  byId("scores").tBodies[0].replaceChildren(...rows);
-  byId("answer").hidden = false;
-  byId("answer").scrollIntoView({ block: "nearest" });
-  byId("announcement").textContent = `${verdict.textContent} ${byId("reason").textContent}`;
+function showProblem(error) {
+  hideAnswer();
+  byId("announcement").textContent = ""; // an alert is read out by itself
+  byId("problem").textContent = error.message;
+  byId("problem").hidden = false;
+  byId("problem").scrollIntoView({ block: "nearest" });
 }
 
-const number = (value) => String(Number(value.toPrecision(4)));
-const percent = (share) => `${Number((100 * share).toPrecision(3))} %`;
+function checkText() {
+  const body = JSON.stringify({ inputs: [{ text: byId("text").value }] });
+  score("text", body, "application/json");
+}
+
+/** As if it had been chosen by hand: the form shows it and can send it again. */
+function checkFile(file) {
+  const transfer = new DataTransfer();
+  transfer.items.add(file);
+  byId("image").files = transfer.files;
+  byId("image").dispatchEvent(new Event("change"));
+  byId("image-form").requestSubmit();
+}
+
+function exampleButton(modality, label, take) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = label;
+  button.addEventListener("click", take);
+  byId(`${modality}-form`).querySelector(".examples").append(button);
+}
+
+for (const modality of MODALITIES) {
+  byId(`${modality}-model`).addEventListener("change", () => describe(modality));
+}
+for (const [label, text] of TEXTS) {
+  exampleButton("text", label, () => {
+    byId("text").value = text;
+    byId("text-form").requestSubmit();
+  });
+}
+for (const [label, paint] of PICTURES) {
+  exampleButton("image", label, async () => checkFile(await drawn(label, paint)));
+}
+
+byId("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey(byId("key").value.trim());
+  byId("key").value = "";
+  start();
+});
 
 byId("text-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  const body = JSON.stringify({ inputs: [{ text: byId("text").value }] });
-  score("text", body, "application/json");
+  checkText();
 });
 
 byId("text").addEventListener("keydown", (event) => {
@@ -182,10 +199,16 @@ drop.addEventListener("dragleave", () => drop.classList.remove("over"));
 drop.addEventListener("drop", (event) => {
   event.preventDefault();
   drop.classList.remove("over");
-  if (event.dataTransfer.files.length === 0) return;
-  byId("image").files = event.dataTransfer.files;
-  byId("image").dispatchEvent(new Event("change"));
-  byId("image-form").requestSubmit();
+  const [file] = event.dataTransfer.files;
+  if (file) checkFile(file);
+});
+
+// an image on the clipboard; a text is pasted into the field it is meant for
+document.addEventListener("paste", (event) => {
+  const image = [...(event.clipboardData?.files ?? [])].find((file) => file.type.startsWith("image/"));
+  if (image === undefined || byId("image-form").hidden) return;
+  event.preventDefault();
+  checkFile(image);
 });
 
 start();

@@ -15,7 +15,10 @@ _INDEX = "index.html"
 _MEDIA_TYPES = {
     _INDEX: "text/html",
     "style.css": "text/css",
-    "script.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+    **dict.fromkeys(
+        ("script.js", "service.js", "answer.js", "histogram.js", "examples.js"), "text/javascript"
+    ),
 }
 
 

@@ -250,3 +250,24 @@ def test_another_acceptance_does_not_move_the_monitored_rate(models_dir: Path) -
         bound = {"model": "tiny", "version": "2", "detector": "combined"}
         value = running.runtime.metrics.registry.get_sample_value
         assert (value("oodscore_detector_ood_total", bound) or 0) < 20
+
+
+def test_calibration_histograms_are_those_of_the_bundle(
+    server: LiveServer, client: httpx.Client
+) -> None:
+    for version in ("1", "2"):
+        answer = client.get("/models/tiny/calibration", params={"version": version})
+        document = answer.json()
+        bundle = server.runtime.require_repository().get("tiny", version)
+        assert (document["version"], document["variant"]) == (version, bundle.variant)
+        assert set(document["detectors"]) == set(bundle.calibration)
+        for name, scores in bundle.calibration.items():
+            histogram = document["detectors"][name]
+            counted = sum(histogram["counts"]) + histogram["below"] + histogram["above"]
+            assert counted == len(scores)
+            assert scores[0] <= histogram["low"] < histogram["high"] <= scores[-1]
+        assert len(answer.content) < 400 * len(bundle.calibration)
+    assert client.get("/models/tiny/calibration").json()["version"] == "2"
+    assert_problem(client.get("/models/nope/calibration"), 404, "unknown_model")
+    unknown = client.get("/models/tiny/calibration", params={"version": "9"})
+    assert_problem(unknown, 404, "unknown_version")
