@@ -73,7 +73,7 @@ def test_pages_run_their_own_files_and_nothing_inline(client: httpx.Client, path
 def test_documentation_comes_from_here(client: httpx.Client) -> None:
     page = Page(client.get("/docs").text)
     linked = [*page.having("src"), *page.having("href")]
-    assert len(linked) == 4
+    assert len(linked) == 5
     for target in linked:
         assert client.get(f"/{target}").status_code == 200
     assert "SwaggerUIBundle" in client.get("/docs/swagger-ui-bundle.js").text
