@@ -6,9 +6,11 @@ from types import FrameType
 from typing import Any, cast
 
 import uvicorn
+from fastapi import FastAPI
 
 from service.app import create_app
 from service.logs import configure_logging
+from service.protocol import with_patience
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -44,6 +46,22 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """The tested settings of the server."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        http=with_patience(settings.client_patience_seconds),
+        ws="none",
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=cast(int, settings.shutdown_grace_seconds),
+    )
+
+
 def serve(settings: Settings) -> Exception | None:
     """Serve until a signal.  Returns what made starting impossible, None after a clean end."""
     configure_logging(settings.log_level)
@@ -54,15 +72,7 @@ def serve(settings: Settings) -> Exception | None:
         server.should_exit = True
 
     app = create_app(settings, on_failure)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=cast(int, settings.shutdown_grace_seconds),
-    )
+    config = server_config(app, settings)
     server = DrainingServer(config, app.state.runtime, settings.shutdown_delay_seconds)
     server.run()
     return failures[0] if failures else None

@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     max_text_characters: Annotated[int, Field(ge=1)] = 100_000
     request_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
 
+    # how long a client may take to send the head of a request, to take its answer, to end a body
+    # that has been answered; and to make its next request on the same connection
+    client_patience_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    keep_alive_seconds: Annotated[int, Field(ge=0)] = 75  # longer than balancers keep theirs
+
     # limits of all requests together
     max_queued_inputs: Annotated[int, Field(ge=1)] = 8192  # waiting or being scored
     # how long what waits may take before more is refused; a request may lower it for itself

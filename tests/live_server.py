@@ -13,6 +13,7 @@ import uvicorn
 
 from service.app import create_app
 from service.runtime import Runtime
+from service.server import server_config
 from service.settings import Settings
 
 
@@ -25,9 +26,9 @@ class LiveServer:
 
 @contextmanager
 def live_server(models_dir: Path, **settings: Any) -> Generator[LiveServer]:
-    app = create_app(Settings(models_dir=models_dir, **settings))
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False)
-    server = uvicorn.Server(config)
+    given = Settings(models_dir=models_dir, port=0, **settings)
+    app = create_app(given)
+    server = uvicorn.Server(server_config(app, given))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

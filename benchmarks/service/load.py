@@ -1,0 +1,206 @@
+"""HTTP/1.1 load from a process of its own.  Reads one JSON document on stdin, answers on stdout.
+
+closed: every connection sends its next request when the last one is answered.
+open: requests begin at a fixed rate whatever the answers do; latency counts from the moment a
+request was due, and a request that finds no free connection opens one, up to `connections`.
+once: all requests at once, each on a connection of its own.
+
+Knows what the measured servers send: Content-Length or chunked bodies, keep-alive.
+"""
+
+import asyncio
+import base64
+import json
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+
+
+class Spec(TypedDict, total=False):
+    host: str
+    port: int
+    requests: list[str]  # whole HTTP requests, base64
+    mode: Literal["closed", "open", "once"]
+    seconds: float
+    concurrency: int  # closed
+    rate: float  # open, requests a second
+    connections: int  # open
+    keep_bodies: bool  # once
+
+
+@dataclass
+class Answer:
+    status: int
+    seconds: float
+    at: float  # seconds since the start, when it came
+    body: bytes = b""
+
+
+@dataclass
+class Record:
+    answers: list[Answer] = field(default_factory=list[Answer])
+    failures: Counter[str] = field(default_factory=Counter[str])
+
+
+class Connection:
+    def __init__(self, host: str, port: int) -> None:
+        self._address = (host, port)
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(*self._address)
+        reader, writer = self._streams
+        try:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            status = int(head[9:12])
+            lower = head.lower()
+            if (place := lower.find(b"content-length:")) >= 0:
+                length = int(lower[place + 15 : lower.index(b"\r\n", place)])
+                body = await reader.readexactly(length)
+            else:
+                body = await reader.readuntil(b"0\r\n\r\n")
+            if b"connection: close" in lower:
+                self.close()
+        except BaseException:
+            self.close()
+            raise
+        return status, body
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+
+async def timed(
+    connection: Connection, request: bytes, due: float, began: float, record: Record, keep: bool
+) -> None:
+    try:
+        status, body = await connection.ask(request)
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as exc:
+        record.failures[type(exc).__name__] += 1
+        return
+    now = time.perf_counter()
+    record.answers.append(Answer(status, now - due, now - began, body if keep else b""))
+
+
+async def closed(spec: Spec, requests: list[bytes], record: Record) -> None:
+    began = time.perf_counter()
+    until = began + spec["seconds"]
+
+    async def client(number: int) -> None:
+        connection = Connection(spec["host"], spec["port"])
+        turn = number
+        while (now := time.perf_counter()) < until:
+            await timed(connection, requests[turn % len(requests)], now, began, record, False)
+            turn += 1
+        connection.close()
+
+    await asyncio.gather(*(client(number) for number in range(spec["concurrency"])))
+
+
+async def opened(spec: Spec, requests: list[bytes], record: Record) -> None:
+    free: list[Connection] = []
+    made = 0
+    tasks: set[asyncio.Task[None]] = set()
+    began = time.perf_counter()
+    sent = 0
+
+    async def send(connection: Connection, request: bytes, due: float) -> None:
+        await timed(connection, request, due, began, record, False)
+        free.append(connection)
+
+    while (now := time.perf_counter()) - began < spec["seconds"]:
+        while sent < (now - began) * spec["rate"]:
+            due = began + sent / spec["rate"]
+            request = requests[sent % len(requests)]
+            sent += 1
+            if not free:
+                if made == spec["connections"]:
+                    record.failures["no free connection"] += 1
+                    continue
+                made += 1
+                free.append(Connection(spec["host"], spec["port"]))
+            task = asyncio.create_task(send(free.pop(), request, due))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        await asyncio.sleep(0.001)
+    await asyncio.gather(*tasks)
+    for connection in free:
+        connection.close()
+
+
+async def once(spec: Spec, requests: list[bytes], record: Record) -> None:
+    began = time.perf_counter()
+    connections = [Connection(spec["host"], spec["port"]) for _ in requests]
+    records = [Record() for _ in requests]
+    await asyncio.gather(
+        *(
+            timed(connection, request, began, began, own, True)
+            for connection, request, own in zip(connections, requests, records, strict=True)
+        )
+    )
+    for own in records:  # in the order of the requests
+        record.answers += own.answers or [Answer(0, 0.0, 0.0)]
+        record.failures += own.failures
+    for connection in connections:
+        connection.close()
+
+
+def percentile(ordered: list[float], share: float) -> float | None:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None
+
+
+def summary(record: Record, spec: Spec) -> dict[str, Any]:
+    """Milliseconds; by status, and accepted answers second by second."""
+    by_status: dict[int, list[float]] = {}
+    for answer in record.answers:
+        by_status.setdefault(answer.status, []).append(answer.seconds * 1e3)
+    result: dict[str, Any] = {
+        "statuses": {str(status): len(times) for status, times in sorted(by_status.items())},
+        "failures": dict(record.failures),
+        "milliseconds": {
+            str(status): {
+                name: round(value, 3) if value is not None else None
+                for name, value in (
+                    ("p50", percentile(ordered, 0.5)),
+                    ("p99", percentile(ordered, 0.99)),
+                    ("max", ordered[-1]),
+                )
+            }
+            for status, times in by_status.items()
+            for ordered in [sorted(times)]
+        },
+    }
+    if spec["mode"] == "once":
+        result["answers"] = [
+            {"status": a.status, "body": a.body.decode("utf-8", "replace")} for a in record.answers
+        ]
+    else:
+        good = Counter(int(a.at) for a in record.answers if a.status == 200)
+        result["per_second"] = [good[second] for second in range(int(spec["seconds"]))]
+    return result
+
+
+def main() -> None:
+    spec: Spec = json.load(sys.stdin)
+    requests = [base64.b64decode(request) for request in spec["requests"]]
+    run = {"closed": closed, "open": opened, "once": once}[spec["mode"]]
+    record = Record()
+    try:
+        import uvloop
+
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    except ImportError:
+        runner = asyncio.Runner()
+    with runner:
+        runner.run(run(spec, requests, record))
+    json.dump(summary(record, spec), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

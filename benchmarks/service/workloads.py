@@ -1,0 +1,103 @@
+"""What is asked: single images, single texts, arrays of 64 images; made from a bundle's own
+golden inputs, and the bare session on the same rows."""
+
+import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from service.bundle import FORWARD, find_bundles
+from service.cpus import usable_cpus
+from service.graphs import SessionOptions
+from service.loading import LoadedBundle, open_bundle
+
+ROWS = 64
+
+
+@dataclass(frozen=True)
+class Workload:
+    name: str
+    title: str
+    model: str
+    kind: str  # png, npy or text
+    concurrencies: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        return ROWS if self.kind == "npy" else 1
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("png-small", "PNG images, small network", "fashion-mnist", "png", (1, 8, 32, 128)),
+        Workload("png", "PNG images, WRN-40-2", "cifar10", "png", (1, 8, 32, 128)),
+        Workload("npy", "npy arrays of 64 images, small network", "fashion-mnist", "npy", (1, 8)),
+        Workload("npy-wrn", "npy arrays of 64 images, WRN-40-2", "cifar10", "npy", (1, 8)),
+        Workload("text", "texts", "clinc150", "text", (1, 8, 32, 128)),
+    )
+}
+
+
+def open_model(models: Path, name: str) -> LoadedBundle:
+    """The highest version, opened and tuned as the service does it."""
+    ref = max(ref for ref in find_bundles(models) if ref.name == name)
+    return open_bundle(ref, SessionOptions("cpu", None))
+
+
+def bodies(bundle: LoadedBundle, kind: str) -> tuple[list[bytes], str]:
+    """Request bodies, and their content type."""
+    with np.load(bundle.ref.path / "golden.npz") as golden:
+        inputs: Any = golden["inputs"]
+    if kind == "text":
+        return [str(text).encode() for text in inputs.tolist()], "text/plain"
+    if kind == "npy":
+        buffer = io.BytesIO()
+        np.save(buffer, inputs[np.arange(ROWS) % len(inputs)])
+        return [buffer.getvalue()], "application/x-npy"
+    encoded: list[bytes] = []
+    for pixels in inputs:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
+        encoded.append(buffer.getvalue())
+    return encoded, "image/png"
+
+
+def bare(bundle: LoadedBundle, kind: str, seconds: float) -> dict[str, float]:
+    """The session alone on inputs that are ready, one loop a free processor: what is left when
+    everything but inference is taken away."""
+    with np.load(bundle.ref.path / "golden.npz") as golden:
+        inputs: Any = golden["inputs"]
+    session, plan = bundle.session(FORWARD), bundle.plan()
+    outputs = list(plan.outputs_of(FORWARD))
+    if kind == "text":
+        assert bundle.encoder is not None  # noqa: S101
+        given = [bundle.encoder.encode_all([text]) for text in inputs.tolist()]
+    elif kind == "npy":
+        given = [inputs[np.arange(ROWS) % len(inputs)]]
+    else:
+        given = [row[None] for row in inputs]
+    loops = max(1, usable_cpus() // session.threads)
+
+    def loop(_: int) -> int:
+        runs, until = 0, time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            session.run(given[runs % len(given)], outputs)
+            runs += 1
+        return runs
+
+    loop_seconds = seconds
+    with ThreadPoolExecutor(loops) as threads:
+        started, cpu = time.perf_counter(), time.process_time()
+        runs = sum(threads.map(loop, range(loops)))
+        cpu, loop_seconds = time.process_time() - cpu, time.perf_counter() - started
+    return {
+        "cpu_milliseconds": cpu / runs * 1e3,
+        "requests_per_second": runs / loop_seconds,
+        "milliseconds": loops * loop_seconds / runs * 1e3,
+    }

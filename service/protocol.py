@@ -1,0 +1,105 @@
+"""uvicorn's HTTP protocol with patience that ends: nobody keeps a connection by doing nothing.
+
+uvicorn closes connections that idle between two requests, and no others.  Here a client has so
+many seconds, and so many bytes, to send the head of a request; so many seconds to take what it
+is answered; and so many to end a body whose answer it already has.  How long a body itself may
+take is the request's deadline.
+"""
+
+import asyncio
+from typing import ClassVar, Literal, cast
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+MAX_HEAD_BYTES = 64 * 1024
+_TOO_LARGE = (
+    STATUS_LINE[431] + b"content-length: 0\r\nconnection: close\r\n\r\n"
+)  # no problem document: there is no request yet
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """Made with its patience by `with_patience`."""
+
+    patience_seconds: ClassVar[float] = 10.0
+
+    _timer: asyncio.TimerHandle | None = None  # of a head, or of the end of a body
+    _write_timer: asyncio.TimerHandle | None = None
+    _state: Literal["head", "body", "idle"] = "head"  # of what the client is sending
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start()
+
+    def data_received(self, data: bytes) -> None:
+        if self._state == "idle":
+            self._await_head()  # be it empty lines
+        if self._state == "head":
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._state == "head" and self._head_bytes > MAX_HEAD_BYTES:
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        if self._state == "idle":
+            self._await_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._stop()
+        self._state = "body"
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._stop()
+        self._state = "idle"
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if self.transport.is_closing():
+            self.pipeline.clear()  # nobody is there to be answered
+        super().on_response_complete()
+        if self._state == "body":
+            self._start()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.patience_seconds, self._give_up)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+
+    def _await_head(self) -> None:
+        self._state, self._head_bytes = "head", 0
+        self._start()
+
+    def _start(self) -> None:
+        self._stop()
+        self._timer = self.loop.call_later(self.patience_seconds, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        """What the client does not take is thrown away with its connection."""
+        self.transport.abort()
+
+
+def with_patience(seconds: float) -> type[PatientProtocol]:
+    return cast(
+        type[PatientProtocol],
+        type("PatientProtocol", (PatientProtocol,), {"patience_seconds": seconds}),
+    )
