@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -23,18 +24,25 @@ PNG = {"Content-Type": "image/png"}
 
 class ServeProcess:
     def __init__(
-        self, models_dir: Path, program: Sequence[str] = ("-m", "service"), **settings: str
+        self,
+        models_dir: Path,
+        program: Sequence[str] = ("-m", "service"),
+        *,
+        at: int | None = None,
+        log: Any = subprocess.PIPE,
+        **settings: str,
     ) -> None:
+        """`at`: a port; a free one if left out."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = self.port = free.getsockname()[1]
+            port = self.port = at or free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         environment = {f"OODSCORE_{name.upper()}": value for name, value in settings.items()}
         command = [sys.executable, *program, "serve", "--models-dir", str(models_dir)]
         self.process = subprocess.Popen(
             [*command, "--port", str(port)],
             env=os.environ | environment,
-            stderr=subprocess.PIPE,
+            stderr=log,
             text=True,
         )
 
@@ -152,3 +160,77 @@ def test_a_bad_setting_is_wrong_usage(models_dir: Path) -> None:
     status, log = ServeProcess(models_dir, max_inputs="many").end()
     assert status == 2
     assert "max_inputs" in log
+
+
+def test_sigterm_loses_no_request_it_has_accepted(started: ServeProcess) -> None:
+    """Sixteen connections in the middle of their bodies when the signal comes."""
+    rows = npy(id_images(2, 91))
+    head = (
+        "POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\n"
+        f"Content-Length: {len(rows)}\r\nConnection: close\r\n\r\n"
+    )
+    clients = [socket.create_connection(("127.0.0.1", started.port), 20) for _ in range(16)]
+    try:
+        for client in clients:
+            client.sendall(head.encode() + rows[:50])
+        give_up = time.monotonic() + 20
+        # and the question itself
+        while "oodscore_in_flight 17.0" not in metrics_of(started):
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        started.process.send_signal(signal.SIGTERM)
+        time.sleep(1.0)
+        for client in clients:
+            client.sendall(rows[50:])
+        answers = [b"".join(iter(lambda c=client: c.recv(65536), b"")) for client in clients]
+    finally:
+        for client in clients:
+            client.close()
+    assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * 16
+    assert all(len(json.loads(a.partition(b"\r\n\r\n")[2])["results"]) == 2 for a in answers)
+    status, log = started.end()
+    assert status == 0, log
+
+
+def metrics_of(serving: ServeProcess) -> str:
+    return httpx.get(f"{serving.url}/metrics", trust_env=False).text
+
+
+def test_after_sigkill_the_next_one_takes_over(models_dir: Path, tmp_path: Path) -> None:
+    settings = {"drift_state_file": str(tmp_path / "drift.json")}
+    first = ServeProcess(models_dir, **settings)
+    second = None
+    try:
+        first.wait_ready()
+        assert httpx.post(
+            f"{first.url}/score", content=id_png(), headers=PNG, trust_env=False
+        ).is_success
+        first.process.kill()
+        assert first.process.wait(20) == -signal.SIGKILL
+        second = ServeProcess(models_dir, at=first.port, **settings)
+        second.wait_ready()
+        assert httpx.post(
+            f"{second.url}/score", content=id_png(), headers=PNG, trust_env=False
+        ).is_success
+    finally:
+        for serving in (first, second):
+            if serving is not None:
+                serving.process.kill()
+                serving.process.communicate()
+
+
+def test_a_full_disk_for_the_log_stops_nothing(models_dir: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        serving = ServeProcess(models_dir, log=full, shutdown_delay_seconds="0")
+        try:
+            serving.wait_ready()
+            with httpx.Client(base_url=serving.url, trust_env=False) as client:
+                for _ in range(50):
+                    assert client.post("/score", content=id_png(), headers=PNG).is_success
+                broken = client.post("/score", content=b"no image", headers=PNG)
+            assert broken.status_code == 422
+            serving.process.send_signal(signal.SIGTERM)
+            assert serving.process.wait(20) == 0
+        finally:
+            serving.process.kill()
+            serving.process.communicate()
