@@ -15,19 +15,19 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 
-class Spec(TypedDict, total=False):
+@dataclass(frozen=True)
+class Spec:
     host: str
     port: int
     requests: list[str]  # whole HTTP requests, base64
     mode: Literal["closed", "open", "once"]
-    seconds: float
-    concurrency: int  # closed
-    rate: float  # open, requests a second
-    connections: int  # open
-    keep_bodies: bool  # once
+    seconds: float = 0.0
+    concurrency: int = 1  # closed
+    rate: float = 0.0  # open, requests a second
+    connections: int = 1  # open, at most
 
 
 @dataclass
@@ -90,17 +90,17 @@ async def timed(
 
 async def closed(spec: Spec, requests: list[bytes], record: Record) -> None:
     began = time.perf_counter()
-    until = began + spec["seconds"]
+    until = began + spec.seconds
 
     async def client(number: int) -> None:
-        connection = Connection(spec["host"], spec["port"])
+        connection = Connection(spec.host, spec.port)
         turn = number
         while (now := time.perf_counter()) < until:
             await timed(connection, requests[turn % len(requests)], now, began, record, False)
             turn += 1
         connection.close()
 
-    await asyncio.gather(*(client(number) for number in range(spec["concurrency"])))
+    await asyncio.gather(*(client(number) for number in range(spec.concurrency)))
 
 
 async def opened(spec: Spec, requests: list[bytes], record: Record) -> None:
@@ -114,17 +114,17 @@ async def opened(spec: Spec, requests: list[bytes], record: Record) -> None:
         await timed(connection, request, due, began, record, False)
         free.append(connection)
 
-    while (now := time.perf_counter()) - began < spec["seconds"]:
-        while sent < (now - began) * spec["rate"]:
-            due = began + sent / spec["rate"]
+    while (now := time.perf_counter()) - began < spec.seconds:
+        while sent < (now - began) * spec.rate:
+            due = began + sent / spec.rate
             request = requests[sent % len(requests)]
             sent += 1
             if not free:
-                if made == spec["connections"]:
+                if made == spec.connections:
                     record.failures["no free connection"] += 1
                     continue
                 made += 1
-                free.append(Connection(spec["host"], spec["port"]))
+                free.append(Connection(spec.host, spec.port))
             task = asyncio.create_task(send(free.pop(), request, due))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
@@ -136,7 +136,7 @@ async def opened(spec: Spec, requests: list[bytes], record: Record) -> None:
 
 async def once(spec: Spec, requests: list[bytes], record: Record) -> None:
     began = time.perf_counter()
-    connections = [Connection(spec["host"], spec["port"]) for _ in requests]
+    connections = [Connection(spec.host, spec.port) for _ in requests]
     records = [Record() for _ in requests]
     await asyncio.gather(
         *(
@@ -176,20 +176,20 @@ def summary(record: Record, spec: Spec) -> dict[str, Any]:
             for ordered in [sorted(times)]
         },
     }
-    if spec["mode"] == "once":
+    if spec.mode == "once":
         result["answers"] = [
             {"status": a.status, "body": a.body.decode("utf-8", "replace")} for a in record.answers
         ]
     else:
         good = Counter(int(a.at) for a in record.answers if a.status == 200)
-        result["per_second"] = [good[second] for second in range(int(spec["seconds"]))]
+        result["per_second"] = [good[second] for second in range(int(spec.seconds))]
     return result
 
 
 def main() -> None:
-    spec: Spec = json.load(sys.stdin)
-    requests = [base64.b64decode(request) for request in spec["requests"]]
-    run = {"closed": closed, "open": opened, "once": once}[spec["mode"]]
+    spec = Spec(**json.load(sys.stdin))
+    requests = [base64.b64decode(request) for request in spec.requests]
+    run = {"closed": closed, "open": opened, "once": once}[spec.mode]
     record = Record()
     try:
         import uvloop

@@ -58,7 +58,7 @@ class Model:
         identity = torch.nn.Identity()
         width = features.shape[1]
         self.of_features = {
-            "mahalanobis": Mahalanobis(identity, eps=1e-3),
+            "mahalanobis": Mahalanobis(identity),
             "rmds": RMD(identity),
             "knn": KNN(identity, k=5),
             "vim": ViM(identity, d=width // 2, w=weight, b=bias),
