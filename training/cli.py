@@ -25,6 +25,7 @@ from training.export.int8 import NothingToQuantise
 from training.optimise import CheckpointMismatch
 from training.pipeline import run as run_pipeline
 from training.progress import say
+from training.studies import STUDIES, STUDY_JSON, run_study
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,7 +67,7 @@ def run(
 
 @app.command()
 def benchmark(
-    name: Annotated[str, typer.Argument(help=f"one of: {', '.join(sorted(BENCHMARKS))}")],
+    name: Annotated[str, typer.Argument(help=f"one of: {', '.join(sorted(BENCHMARKS | STUDIES))}")],
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
     runs: _Runs = Path("runs"),
     out: Annotated[Path | None, typer.Option(help="default: benchmarks/results/NAME")] = None,
@@ -80,6 +81,10 @@ def benchmark(
         numbers = tuple(int(seed) for seed in seeds.split(","))
     except ValueError as exc:
         raise typer.BadParameter(f"{seeds!r} is no list of numbers", param_hint="--seeds") from exc
+    if name in STUDIES:
+        run_study(name, numbers, runs, folder)
+        typer.echo(folder / STUDY_JSON)
+        return
     print_comparison(run_benchmark(name, numbers, runs, folder))
     typer.echo(folder / "report.html")
 

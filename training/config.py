@@ -102,6 +102,11 @@ class DataConfig(_Section):
     cal_count: Annotated[int, Field(ge=19)]  # thresholds and p-values; nothing is fitted on it
     test_ood: dict[str, Sources]
     proxy_ood: tuple[str, ...] = ()  # made from dev-ID; for learnt weights only
+    # Of what is left for train-ID, so many inputs; None: all.
+    train_count: Annotated[int, Field(ge=1)] | None = None
+    # Thin train out, before it is cut, so that class c of K keeps a share of ratio^(-c / (K - 1)):
+    # the first class is `imbalance_ratio` times as frequent as the last.  test stays as it is.
+    imbalance_ratio: Annotated[float, Field(ge=1)] = 1.0
 
     @model_validator(mode="after")
     def _one_test(self) -> Self:

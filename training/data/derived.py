@@ -24,6 +24,7 @@ from PIL import Image
 
 from service.bundle import ImageInput
 from training.data.image_set import ImageSet
+from training.data.sources import read_npz
 
 Images = NDArray[np.uint8]
 
@@ -31,16 +32,37 @@ Images = NDArray[np.uint8]
 def read_noise(
     name: str, spec: ImageInput, *, kind: str, count: int = 10_000, seed: int = 0
 ) -> ImageSet:
-    """`uniform`: each pixel U{0..255}; `gaussian`: N(127.5, 63.75) per pixel, clipped."""
+    """`uniform`: each pixel U{0..255}; `bright`: U{128..255}, which is U[0, 1] where pixels are
+    normalised to [-1, 1]; `gaussian`: N(127.5, 63.75) per pixel, clipped."""
     rng = np.random.default_rng(seed)
     shape = (count, spec.height, spec.width, spec.channels)
     if kind == "uniform":
         images = rng.integers(0, 256, shape, dtype=np.uint8)
+    elif kind == "bright":
+        images = rng.integers(128, 256, shape, dtype=np.uint8)
     elif kind == "gaussian":
         images = np.clip(rng.normal(127.5, 63.75, shape), 0, 255).round().astype(np.uint8)
     else:
-        raise ValueError(f"{name}: noise kind {kind!r}; choose uniform or gaussian")
+        raise ValueError(f"{name}: noise kind {kind!r}; choose uniform, bright or gaussian")
     return ImageSet(name, images, np.full(count, -1), (), f"{kind} noise, seed {seed}")
+
+
+def read_noisy(
+    name: str, spec: ImageInput, *, path: str, amplitude: float, seed: int = 0
+) -> ImageSet:
+    """The images of an npz file, each pixel plus U[0, 255 amplitude], clipped at 255.
+
+    With 0.5 the "MNIST-noise" of open-set recognition: there pixels lie in [-1, 1], U[0, 1] is
+    added, and nothing is clipped.
+    """
+    if not 0 < amplitude <= 1:
+        raise ValueError(f"{name}: amplitude is {amplitude}; choose above 0, at most 1")
+    found = read_npz(name, spec, path=path)
+    noise = np.random.default_rng(seed).uniform(0, 255 * amplitude, found.inputs.shape)
+    noisy = np.minimum(found.inputs + noise, 255).round().astype(np.uint8)
+    return replace(
+        found, inputs=noisy, origin=f"{found.origin} plus U[0, {amplitude:g}], seed {seed}"
+    )
 
 
 def reencode_jpeg(images: ImageSet, quality: int = 75) -> ImageSet:

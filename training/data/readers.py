@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from training.data.derived import read_noise
+from training.data.derived import read_noise, read_noisy
 from training.data.derived_texts import NoiseTexts, read_token_noise
 from training.data.image_set import ImageSet
 from training.data.raw_texts import RawTexts
@@ -13,6 +13,7 @@ SOURCES: dict[str, Callable[..., ImageSet]] = {
     "folder": read_folder,
     "idx": read_idx,
     "noise": read_noise,
+    "noisy": read_noisy,
     "npz": read_npz,
     "torchvision": read_torchvision,
 }

@@ -32,6 +32,7 @@ from training.data.outliers import drawn, refuse_shared
 from training.progress import say
 
 _SPLIT_STREAM = 1  # the split's own random stream, apart from weights and shuffling
+_TAIL_STREAM = 3
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ def _exposed(roles: Roles, outliers: OutliersConfig, loader: Loader[Any], seed: 
 def _cut(config: DataConfig, loader: Loader[Any], seed: int) -> Roles:
     whole = loader.cleaned(load_first("train", config.train, loader))
     _check_labels(whole)
+    if config.imbalance_ratio > 1:
+        whole = whole.take(long_tailed(whole.labels, config.imbalance_ratio, seed), whole.name)
 
     def beside(name: str, sources: Sequence[SourceConfig]) -> Any:
         """A part of its own, its labels those of train."""
@@ -123,7 +126,7 @@ def _cut(config: DataConfig, loader: Loader[Any], seed: int) -> Roles:
         return part
 
     order = _order(config, loader, len(whole), seed)
-    raw_train = whole.take(order.train, "train_id")
+    raw_train = whole.take(order.train[: config.train_count], "train_id")
     if config.held_out:
         held_out = beside("held_out", config.held_out)
         dev, cal = _order_held_out(config, loader, len(held_out), seed)
@@ -221,6 +224,18 @@ def _order(config: DataConfig, loader: Loader[P], count: int, seed: int) -> _Ord
             "less than half of them for training"
         )
     return _Order(*np.split(_shuffled(count, seed), np.cumsum(counts)))
+
+
+def long_tailed(labels: NDArray[np.int64], ratio: float, seed: int) -> NDArray[np.int64]:
+    """Labels (N,) -> indices, rising, of inputs that stay: class c of K keeps n ratio^(-c/(K-1)) of
+    them, n being the size of the smallest class, and none less than two."""
+    rng = np.random.default_rng([seed, _TAIL_STREAM])
+    counts = np.bincount(labels)
+    kept = []
+    for c in range(len(counts)):
+        wanted = round(counts.min() * ratio ** (-c / max(1, len(counts) - 1)))
+        kept.append(rng.permutation(np.flatnonzero(labels == c))[: max(2, wanted)])
+    return np.sort(np.concatenate(kept))
 
 
 def _order_held_out(

@@ -40,22 +40,27 @@ def read_idx(
     return ImageSet(name, images, labels, names, f"idx files, {split}").sized_for(spec)
 
 
-def read_npz(name: str, spec: ImageInput, *, path: str) -> ImageSet:
-    """`images` uint8 (N,H,W[,3]) or `jpeg` bytes with `offsets`; `labels`, `class_names`."""
+def read_npz(name: str, spec: ImageInput, *, path: str, limit: int | None = None) -> ImageSet:
+    """`images` uint8 (N,H,W[,3]) or `jpeg` bytes with `offsets`; `labels`, `class_names`.
+
+    `limit`: so many at most, taken evenly.
+    """
     file = Path(path)
     if not file.is_file():
         raise DataUnavailable(f"{name}: no file {path}")
     with np.load(file, allow_pickle=False) as archive:
         names = tuple(str(n) for n in archive["class_names"]) if "class_names" in archive else ()
         if "images" in archive:
-            images = archive["images"]
+            chosen = _evenly(len(archive["images"]), limit)
+            images = archive["images"][chosen]
             images = images[..., None] if images.ndim == 3 else images
         elif "jpeg" in archive:
-            images = _decode_all(archive["jpeg"], archive["offsets"], spec, name)
+            chosen = _evenly(len(archive["offsets"]) - 1, limit)
+            images = _decode_all(archive["jpeg"], archive["offsets"], chosen, spec, name)
         else:
             raise ValueError(f"{path}: holds {archive.files}; expected `images` or `jpeg`")
-        count = len(images)
-        labels = archive["labels"] if "labels" in archive else np.full(count, -1)
+        known = archive["labels"][chosen] if "labels" in archive else None
+        labels = np.full(len(images), -1) if known is None else known
         names = names or _numbered(labels)
     return ImageSet(name, images, labels.astype(np.int64), names, file.name).sized_for(spec)
 
@@ -126,12 +131,20 @@ def _read_idx_array(folder: Path, stem: str) -> NDArray[np.uint8]:
 
 
 def _decode_all(
-    jpeg: NDArray[np.uint8], offsets: NDArray[np.int64], spec: ImageInput, name: str
+    jpeg: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    spec: ImageInput,
+    name: str,
 ) -> NDArray[np.uint8]:
-    count = len(offsets) - 1
-    images = np.empty((count, spec.height, spec.width, spec.channels), np.uint8)
-    for index in track(range(count), f"decoding {name}"):
+    images = np.empty((len(chosen), spec.height, spec.width, spec.channels), np.uint8)
+    for place, index in enumerate(track(chosen.tolist(), f"decoding {name}")):
         data = jpeg[offsets[index] : offsets[index + 1]].tobytes()
         with Image.open(io.BytesIO(data)) as image:
-            images[index] = to_model_pixels(image, spec)
+            images[place] = to_model_pixels(image, spec)
     return images
+
+
+def _evenly(count: int, limit: int | None) -> NDArray[np.int64]:
+    """Indices of at most `limit` of `count` inputs."""
+    return np.linspace(0, count - 1, min(count, limit or count)).astype(np.int64)

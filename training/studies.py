@@ -1,0 +1,213 @@
+"""Studies: one base config, several arms that differ in named sections alone, several seeds.
+
+Every arm of a seed sees the same ID inputs in the same order.  What is measured is written after
+every arm, so that a study that was cut off goes on where it stopped.
+"""
+
+import gc
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.bundle import threshold_at
+from training.config import RunConfig
+from training.config_checks import check_config
+from training.data import InputSet, Roles, load_roles
+from training.evaluation.by_class import class_thresholds, false_alarms
+from training.evaluation.metrics import evaluate_scores
+from training.evaluation.open_set import macro_f1
+from training.export import library_versions
+from training.fitting import SIDE_BATCH, SetScores, score_set, torch_network
+from training.pipeline import train_and_fit
+from training.progress import say
+from training.reporting import machine
+from training.side_scorer import Scorers
+
+STUDY_JSON = "study.json"
+METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_id_side", "fpr95_ood_side")
+_TRAIN_SAMPLE = 4000  # train-ID inputs whose scores give the threshold of the open-set papers
+
+# name -> file of this package's configs/studies
+STUDIES: dict[str, str] = {
+    "imbalance": "imbalance.toml",
+    "newsgroups-outliers": "newsgroups_outliers.toml",
+    "objectives": "objectives.toml",
+    "open-set": "open_set.toml",
+}
+
+
+class Arm(BaseModel):
+    """`changes` replace sections of the base; tables inside them are merged key by key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    what: str
+    changes: dict[str, Any] = {}
+
+
+class Study(BaseModel):
+    """`limit`: of every set at most so many inputs are scored, taken evenly."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    limit: int = Field(default=5000, ge=100)
+    base: dict[str, Any]
+    arms: tuple[Arm, ...] = Field(min_length=1)
+
+    def config(self, arm: Arm, seed: int) -> RunConfig:
+        values = merged(self.base, arm.changes)
+        return RunConfig.model_validate(values | {"name": arm.name, "seed": seed})
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The roles of the last arm, which the next one mostly shares."""
+
+    key: str
+    roles: Roles
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`; tables key by key, everything else replaced."""
+    found = dict(base)
+    for key, value in changes.items():
+        known = found.get(key)
+        both = isinstance(known, Mapping) and isinstance(value, Mapping)
+        found[key] = merged(known, value) if both else value  # pyright: ignore[reportArgumentType]
+    return found
+
+
+def load_study(name: str) -> Study:
+    """ValueError on an unknown name."""
+    if name not in STUDIES:
+        raise ValueError(f"no study {name!r}; choose of {sorted(STUDIES)}")
+    file = resources.files("training") / "configs" / "studies" / STUDIES[name]
+    return Study.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+
+
+def run_study(name: str, seeds: tuple[int, ...], runs: Path, out: Path) -> dict[str, Any]:
+    """Measure every arm with every seed -> what study.json holds.  ValueError on a wrong name."""
+    return measure_study(load_study(name), seeds, runs / name, out)
+
+
+def measure_study(study: Study, seeds: tuple[int, ...], runs: Path, out: Path) -> dict[str, Any]:
+    """`run_study` of any study."""
+    if not seeds:
+        raise ValueError("at least one seed is needed")
+    for arm in study.arms:
+        check_config(study.config(arm, seeds[0]))
+    path = out / STUDY_JSON
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"arms": {}}
+    found |= {"title": study.title, "libraries": library_versions(), "machine": machine()}
+    known: _Known | None = None
+    for seed in seeds:
+        for arm in study.arms:
+            config = study.config(arm, seed)
+            entry = found["arms"].setdefault(arm.name, {"by_seed": {}})
+            entry["what"] = arm.what
+            dumped = config.model_dump(mode="json", exclude_defaults=True)
+            if entry["by_seed"].get(str(seed), {}).get("config") == dumped:
+                continue
+            say(f"{arm.name}, seed {seed}")
+            known = _roles(config, seed, known)
+            measured = _measure(config, known.roles, runs, study.limit)
+            entry["by_seed"][str(seed)] = measured | {"config": dumped}
+            out.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(found, indent=1) + "\n")
+            gc.collect()
+    return found
+
+
+def _roles(config: RunConfig, seed: int, known: _Known | None) -> _Known:
+    parts = (config.data, config.form, config.outliers)
+    key = json.dumps([seed, *(p.model_dump(mode="json") if p else None for p in parts)])
+    if known is not None and known.key == key:
+        return known
+    return _Known(key, load_roles(config.data, config.form, seed, config.outliers))
+
+
+def _measure(config: RunConfig, roles: Roles, runs: Path, limit: int) -> dict[str, Any]:
+    """One arm, one seed."""
+    scorers, trained = train_and_fit(config, roles, runs)
+    calibration = _scored(scorers, roles.cal_id, limit)
+    test_id = _scored(scorers, roles.test_id, limit)
+    train = _scored(scorers, roles.train_id, _TRAIN_SAMPLE)
+    labels, train_labels = _thinned(roles.test_id, limit), roles.train_id.labels
+    predictions = test_id.logits.argmax(1)
+    classes = len(roles.train_id.class_names)
+    prior = np.bincount(train_labels, minlength=classes) / len(train_labels)
+    recalls = [float((predictions == labels)[labels == c].mean()) for c in range(classes)]
+    found: dict[str, Any] = {
+        "accuracy": float((predictions == labels).mean()),
+        "recalls": recalls,
+        "prior_drift": float(np.abs(_softmax(calibration.logits).mean(0) - prior).sum()),
+        "seconds": round(trained.seconds, 1),
+        "loss": trained.losses[-1],
+        "counts": roles.counts(),
+        "metrics": {},
+        "open_set": {},
+        "false_alarms": {},
+    }
+    acceptance = config.id_acceptance
+    for detector, scores in calibration.scores.items():
+        own = class_thresholds(scores, calibration.logits.argmax(1), classes, acceptance)
+        pooled = np.full(classes, threshold_at(np.sort(scores), acceptance))
+        found["false_alarms"][detector] = {
+            "pooled": false_alarms(test_id.scores[detector], predictions, labels, pooled),
+            "by_class": false_alarms(test_id.scores[detector], predictions, labels, own),
+        }
+    for name, data in roles.test_ood.items():
+        ood = _scored(scorers, data, limit)
+        metrics = found["metrics"][name] = {}
+        f1 = found["open_set"][name] = {}
+        for detector, scores in ood.scores.items():
+            thresholds = {
+                "cal": threshold_at(np.sort(calibration.scores[detector]), acceptance),
+                "train": float(np.quantile(train.scores[detector], acceptance)),
+            }
+            id_scores = test_id.scores[detector]
+            result = evaluate_scores(id_scores, scores, thresholds["cal"])
+            metrics[detector] = {metric: getattr(result, metric) for metric in METRICS}
+            f1[detector] = {
+                source: macro_f1(
+                    labels,
+                    predictions,
+                    id_scores > threshold,
+                    ood.logits.argmax(1),
+                    scores > threshold,
+                    classes,
+                )
+                for source, threshold in thresholds.items()
+            }
+    return found
+
+
+def _scored(scorers: Scorers, data: InputSet, limit: int) -> SetScores:
+    """Scores of every graph, on the same inputs."""
+    found = score_set(torch_network(scorers.forward), data, limit)
+    for side in scorers.sides:
+        scores = score_set(torch_network(side), data, limit, batch=SIDE_BATCH).scores
+        found.scores.update(scores)
+    return found
+
+
+def _thinned(data: InputSet, limit: int) -> NDArray[np.int64]:
+    """Labels of the inputs that `score_set` scores."""
+    if len(data) <= limit:
+        return data.labels
+    return data.labels[np.linspace(0, len(data) - 1, limit).astype(np.int64)]
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    powers = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
