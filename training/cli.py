@@ -22,6 +22,8 @@ from training.evaluate import (
 from training.export import ParityError
 from training.export.backward import UnsupportedOperator
 from training.export.int8 import NothingToQuantise
+from training.generate import Order, write_outliers
+from training.generators import IMAGE_GENERATORS, TEXT_GENERATORS
 from training.optimise import CheckpointMismatch
 from training.pipeline import run as run_pipeline
 from training.progress import say
@@ -87,6 +89,38 @@ def benchmark(
         return
     print_comparison(run_benchmark(name, numbers, runs, folder))
     typer.echo(folder / "report.html")
+
+
+@app.command()
+def outliers(
+    config: Annotated[Path, typer.Argument(help="TOML run config: its train-ID is imitated")],
+    out: Annotated[Path, typer.Option(help="folder to write; it must not exist")],
+    generator: Annotated[
+        str, typer.Option(help=f"one of: {', '.join(sorted(IMAGE_GENERATORS | TEXT_GENERATORS))}")
+    ],
+    count: Annotated[int, typer.Option(help="outliers to write")] = 10_000,
+    spread: Annotated[
+        float | None,
+        typer.Option(
+            help="standard deviation of the latents (1 in training), or temperature of a text "
+            "model; left out: chosen without OOD data"
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="of the generator's training")] = 10,
+    tokens: Annotated[int, typer.Option(help="in each text")] = 20,
+    seed: Annotated[int, typer.Option()] = 0,
+    runs: _Runs = Path("runs"),
+) -> None:
+    """Train a generator on train-ID and write an outlier set, with a preview to look at.
+
+    Example: oodscore-train outliers training/configs/fashion_mnist.toml --generator vae
+    --out outliers/garments
+
+    A set is read by `source = "generated"` in [outliers.sources].  Training that was cut off
+    continues after its last finished epoch.
+    """
+    order = Order(generator, count, spread, epochs, seed, tokens=tokens)
+    typer.echo(write_outliers(load_config(config), order, out, runs))
 
 
 @app.command()

@@ -35,7 +35,7 @@ def study(folder: Path) -> Study:
                     "dev_count": 50,
                     "cal_count": 200,
                     "train_count": 400,
-                    "test_ood": {"gaussian": [{"source": "noise", "kind": "gaussian", "count": 150}]},
+                    "test_ood": {"gaussian": [noise[0] | {"kind": "gaussian"}]},
                 },
                 "detectors": [{"name": "msp"}, {"name": "energy"}],
             },

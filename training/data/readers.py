@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from training.data.derived import read_noise, read_noisy
 from training.data.derived_texts import NoiseTexts, read_token_noise
+from training.data.generated import read_generated_images, read_generated_texts
 from training.data.image_set import ImageSet
 from training.data.raw_texts import RawTexts
 from training.data.sources import read_folder, read_idx, read_npz, read_torchvision
@@ -11,6 +12,7 @@ from training.data.text_sources import read_csv, read_fasta, read_jsonl, read_te
 
 SOURCES: dict[str, Callable[..., ImageSet]] = {
     "folder": read_folder,
+    "generated": read_generated_images,
     "idx": read_idx,
     "noise": read_noise,
     "noisy": read_noisy,
@@ -22,6 +24,7 @@ TEXT_SOURCES: dict[str, Callable[..., RawTexts | NoiseTexts]] = {
     "csv": read_csv,
     "fasta": read_fasta,
     "folder": read_text_folder,
+    "generated": read_generated_texts,
     "jsonl": read_jsonl,
     "noise_tokens": read_token_noise,
 }
