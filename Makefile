@@ -42,8 +42,9 @@ serve: $(SERVICE) ## serve the shipped bundles on http://127.0.0.1:8000
 traffic: $(SERVICE) ## send a quarter of an hour of drifting pictures to the service on port 8000
 	.venv-service/bin/python deploy/demo/traffic.py
 
+# A worker a core, each with one thread of arithmetic; the tests of a file stay together.
 test: $(DEV) ## the default test suite (under 10 minutes, needs no data folder)
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical --dist loadfile
 
 test-slow: $(DEV) ## the real-data suite; needs OODSCORE_DATA
 	.venv/bin/python -m pytest -m slow

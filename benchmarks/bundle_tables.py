@@ -1,7 +1,7 @@
 """The tables of docs/<bundle>.md, out of the bundles' reports:  python -m benchmarks.bundle_tables
 
-One page a shipped bundle that has one; `results/<bundle>-small/report.json`, where there is one,
-is the same task by a smaller network.  Scores fitted on ID data alone come first, those whose
+One page a shipped bundle that has one; `results/<bundle>-small/report.json` and `-frozen`, where
+there are some, are the same task by other networks.  Scores fitted on ID data alone come first, those whose
 weights were learnt on proxy outliers second; no score of either table has seen a test set.
 """
 
@@ -19,6 +19,7 @@ PAGES = tuple(
 )
 RESULTS = ROOT / "benchmarks" / "results"
 _LEARNT = "_learnt"
+_OTHERS = {"small": "small network", "frozen": "frozen encoder"}
 
 # OpenOOD v1.5 (arXiv:2306.09301), CIFAR-10, ResNet-18, cross-entropy, post-hoc, AUROC in per cent:
 # mean over the near sets (CIFAR-100, Tiny-ImageNet), over the far ones (MNIST, SVHN, Textures,
@@ -49,10 +50,11 @@ def filled(page: Path) -> str:
     versions = list((ROOT / "models" / page.stem).glob("[0-9]*/report.json"))
     newest = max(versions, key=lambda path: int(path.parent.name))
     found = blocks(page.stem, read_report(newest))
-    small = RESULTS / f"{page.stem}-small" / "report.json"
-    if small.exists():
-        own = blocks(page.stem, read_report(small))
-        found |= {f"small network: {mark}": content for mark, content in own.items()}
+    for kind, title in _OTHERS.items():
+        other = RESULTS / f"{page.stem}-{kind}" / "report.json"
+        if other.exists():
+            own = blocks(page.stem, read_report(other))
+            found |= {f"{title}: {mark}": content for mark, content in own.items()}
     return fill(page.read_text(), found, page.name)
 
 
