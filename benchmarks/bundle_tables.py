@@ -1,8 +1,9 @@
 """The tables of docs/<bundle>.md, out of the bundles' reports:  python -m benchmarks.bundle_tables
 
 One page a shipped bundle that has one; `results/<bundle>-small/report.json` and `-frozen`, where
-there are some, are the same task by other networks.  Scores fitted on ID data alone come first, those whose
-weights were learnt on proxy outliers second; no score of either table has seen a test set.
+there are some, are the same task by other networks.  Scores fitted on ID data alone come first,
+those whose weights were learnt on proxy outliers second; no score of either table has seen a test
+set.
 """
 
 from pathlib import Path
