@@ -12,6 +12,7 @@ import re
 import secrets
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 from typing import Literal, get_args
 
 Scope = Literal["score", "metrics", "admin"]
@@ -20,6 +21,7 @@ _BY_NAME: dict[str, Scope] = {scope: scope for scope in SCOPES}
 
 _PREFIX = "oodscore_"
 _SECRET_BYTES = 32
+_LARGEST_FILE_BYTES = 1024 * 1024
 # too short for a secret, so that one put here by mistake is refused and never told
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -48,6 +50,22 @@ def entry_of(name: str, scopes: str, secret: str) -> str:
     entry = f"{name}:{scopes}:{digest_of(secret.encode()).hex()}"
     parse_entries([entry])
     return entry
+
+
+def read_key_file(path: Path) -> tuple[ApiKey, ...]:
+    """Raises ValueError, which names the file and repeats nothing of it."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE_BYTES + 1)
+        if len(content) > _LARGEST_FILE_BYTES:
+            raise ValueError(f"is larger than {_LARGEST_FILE_BYTES} bytes")
+        return parse_key_file(content.decode())
+    except UnicodeDecodeError:
+        raise ValueError(f"key file {path}: is no UTF-8") from None
+    except OSError as exc:
+        raise ValueError(f"key file {path}: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise ValueError(f"key file {path}: {exc}") from exc
 
 
 def parse_key_file(text: str) -> tuple[ApiKey, ...]:

@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import http_errors
 from service.auth import Gate, RateLimit
+from service.key_watch import KeyWatch
 from service.logs import fields
 from service.metrics import Metrics
 from service.middleware import RequestContext
@@ -65,7 +66,7 @@ def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastA
         redoc_url=None,
     )
     app.state.runtime = runtime
-    app.state.gate = Gate(settings.keys, _rate_limit(settings), metrics)
+    app.state.gate = _gate(settings, metrics)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **_cross_origin(settings.cors_origins))
     # the last one added is the outermost
@@ -103,10 +104,11 @@ def _cross_origin(origins: Collection[str]) -> dict[str, Any]:
     }
 
 
-def _rate_limit(settings: Settings) -> RateLimit | None:
-    if settings.key_requests_per_second is None:
-        return None
-    return RateLimit(settings.key_requests_per_second, settings.key_burst)
+def _gate(settings: Settings, metrics: Metrics) -> Gate:
+    rate, path = settings.key_requests_per_second, settings.api_keys_file
+    limit = None if rate is None else RateLimit(rate, settings.key_burst)
+    watch = None if path is None else KeyWatch(path, settings.api_keys)
+    return Gate(settings.keys, limit, metrics, watch)
 
 
 async def _load(runtime: Runtime, on_failure: OnFailure | None) -> None:

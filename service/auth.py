@@ -14,10 +14,12 @@ from dataclasses import dataclass
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPBearer
+from prometheus_client import Counter
 from starlette.datastructures import Headers
 
 from service.api_keys import SCOPES, ApiKey, Scope, digest_of
 from service.errors import AdminClosed, KeyMissing, KeyUnknown, RateLimited, ScopeMissing
+from service.key_watch import KeyWatch
 from service.metrics import Metrics
 from service.rate_limit import TokenBucket
 
@@ -50,66 +52,94 @@ class Caller:
 _ANYBODY = Caller(None, frozenset({"score", "metrics"}))
 
 
+@dataclass(frozen=True)
+class _Known:
+    """A key with what it has used up; `bucket` None: as much as it likes."""
+
+    key: ApiKey
+    caller: Caller
+    bucket: TokenBucket | None
+    accepted: Counter
+    limited: Counter
+
+    def count(self) -> None:
+        """Raises RateLimited."""
+        wait = 0.0 if self.bucket is None else self.bucket.take()
+        if wait > 0:
+            self.limited.inc()
+            raise RateLimited(self.key.name, wait)
+        self.accepted.inc()
+
+
 class Gate:
-    """The keys of the settings, each with its bucket: memory is theirs, not the callers'."""
+    """The keys of the settings, each with its bucket: memory is theirs, not the callers'.
 
-    def __init__(self, keys: Sequence[ApiKey], limit: RateLimit | None, metrics: Metrics) -> None:
-        self._keys = [(key, Caller(key.name, key.scopes)) for key in keys]
-        self._buckets = (
-            {}
-            if limit is None
-            else {k.name: TokenBucket(limit.per_second, limit.burst) for k in keys}
-        )
-        self._accepted = {
-            key.name: metrics.key_requests.labels(key.name, "accepted") for key in keys
-        }
-        self._limited = {key.name: metrics.key_requests.labels(key.name, "limited") for key in keys}
-        self._has_admin = any("admin" in key.scopes for key in keys)
+    Event loop only.
+    """
 
-    @property
-    def closed(self) -> bool:
-        """Whether a key is needed to score."""
-        return bool(self._keys)
+    def __init__(
+        self,
+        keys: Sequence[ApiKey],
+        limit: RateLimit | None,
+        metrics: Metrics,
+        watch: KeyWatch | None = None,
+    ) -> None:
+        """`watch` tells of keys that came or went while the service runs."""
+        self._limit, self._metrics, self._watch = limit, metrics, watch
+        self._known: list[_Known] = []
+        self._use(keys)
 
     def admit(self, headers: Headers, scopes: Sequence[Scope]) -> Caller:
         """The caller, who has at least one of `scopes`, and one request less to make.
 
         Raises KeyMissing, KeyUnknown, ScopeMissing, AdminClosed, RateLimited.
         """
+        if self._watch is not None and (keys := self._watch.news()) is not None:
+            self._use(keys)
         if tuple(scopes) == ("admin",) and not self._has_admin:
             raise AdminClosed
-        caller = self._recognise(headers)
-        if caller.name is not None:
-            self._count(caller.name)
-        if caller.scopes.isdisjoint(scopes):
+        if not self._known:
+            return _ANYBODY  # what is left are scopes that anybody has
+        known = self._recognise(headers)
+        known.count()
+        if known.caller.scopes.isdisjoint(scopes):
             raise ScopeMissing(scopes)
-        return caller
+        return known.caller
 
-    def _recognise(self, headers: Headers) -> Caller:
-        if not self._keys:
-            return _ANYBODY
+    def _recognise(self, headers: Headers) -> _Known:
         secret = _secret_in(headers)
         if not secret:
             raise KeyMissing
         if len(secret) > _LONGEST_SECRET:
             raise KeyUnknown
         digest = digest_of(secret)
-        found: Caller | None = None
+        found: _Known | None = None
         # every key is compared, in constant time: how long it takes tells nothing
-        for key, caller in self._keys:
-            if hmac.compare_digest(key.digest, digest):
-                found = caller
+        for known in self._known:
+            if hmac.compare_digest(known.key.digest, digest):
+                found = known
         if found is None:
             raise KeyUnknown
         return found
 
-    def _count(self, name: str) -> None:
-        bucket = self._buckets.get(name)
-        wait = 0.0 if bucket is None else bucket.take()
-        if wait > 0:
-            self._limited[name].inc()
-            raise RateLimited(name, wait)
-        self._accepted[name].inc()
+    def _use(self, keys: Sequence[ApiKey]) -> None:
+        """Names that stay keep what they have used up."""
+        buckets = {known.key.name: known.bucket for known in self._known}
+        self._known = [
+            _Known(
+                key,
+                Caller(key.name, key.scopes),
+                buckets.get(key.name) or self._new_bucket(),
+                self._metrics.key_requests.labels(key.name, "accepted"),
+                self._metrics.key_requests.labels(key.name, "limited"),
+            )
+            for key in keys
+        ]
+        self._has_admin = any("admin" in key.scopes for key in keys)
+
+    def _new_bucket(self) -> TokenBucket | None:
+        limit = self._limit
+        return None if limit is None else TokenBucket(limit.per_second, limit.burst)
 
 
 def _secret_in(headers: Headers) -> bytes:

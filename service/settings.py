@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.api_keys import ApiKey, check_distinct, parse_entries, parse_key_file
+from service.api_keys import ApiKey, check_distinct, parse_entries, read_key_file
 from service.bundle.manifest import BundleName, BundleVersion, Modality
 
 Provider = Literal["auto", "cpu", "cuda"]
@@ -123,7 +123,7 @@ class Settings(BaseSettings):
 
     @property
     def keys(self) -> tuple[ApiKey, ...]:
-        """Those of `api_keys` and of the file, which is read once."""
+        """Those of `api_keys` and of the file, as it is now."""
         return self._keys
 
     @property
@@ -174,15 +174,7 @@ class Settings(BaseSettings):
     def _read_keys(self) -> Self:
         self._keys = self.api_keys
         if self.api_keys_file is not None:
-            try:
-                text = self.api_keys_file.read_text(encoding="utf-8")
-                entries = parse_key_file(text)
-            except UnicodeDecodeError:
-                raise ValueError(f"api_keys_file {self.api_keys_file} is no UTF-8") from None
-            except OSError as exc:
-                raise ValueError(f"api_keys_file {self.api_keys_file}: {exc.strerror}") from exc
-            except ValueError as exc:
-                raise ValueError(f"api_keys_file {self.api_keys_file}: {exc}") from exc
+            entries = read_key_file(self.api_keys_file)
             self._keys = check_distinct((*self.api_keys, *entries))
         if self.key_requests_per_second is not None and not self._keys:
             raise ValueError(

@@ -5,9 +5,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
+_PATIENCE_MILLISECONDS = 60_000  # a busy machine; what is there is found at once
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -26,6 +27,7 @@ def chromium() -> Generator[Browser]:
     """With a profile of its own.  Skips where Debian's package is not installed."""
     if CHROMIUM is None:
         pytest.skip("needs Debian's package chromium")
+    expect.set_options(timeout=_PATIENCE_MILLISECONDS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         try:
@@ -39,6 +41,7 @@ class Watched:
 
     def __init__(self, page: Page) -> None:
         self.page = page
+        page.set_default_timeout(_PATIENCE_MILLISECONDS)
         self.asked: list[str] = []
         self.complaints: list[str] = []
         page.on("request", lambda request: self.asked.append(request.url))

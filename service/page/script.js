@@ -39,6 +39,8 @@ function wantKey(error) {
   byId("key-hint").textContent =
     `${error.message}. It is kept in this page's memory only, and gone when the page is.`;
   for (const modality of MODALITIES) byId(`${modality}-form`).hidden = true;
+  // a link cannot carry a key
+  for (const link of document.querySelectorAll(".keyless")) link.hidden = true;
   hideAnswer();
   form.hidden = false;
   byId("key").focus();

@@ -16,6 +16,7 @@ from pictures import id_png
 from test_refusals import assert_problem
 
 import service.routes
+from service import key_watch
 from service.api_keys import entry_of, new_secret, parse_entries
 from service.app import create_app
 from service.settings import Settings
@@ -240,3 +241,22 @@ def test_documentation_says_which_routes_want_a_key(client: httpx.Client) -> Non
     assert set(document["components"]["securitySchemes"]) == {"HTTPBearer", "APIKeyHeader"}
     assert document["paths"]["/score"]["post"]["security"]
     assert "security" not in document["paths"]["/livez"]["get"]
+
+
+def test_a_key_is_taken_out_while_the_service_runs(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_watch, "_PAUSE_SECONDS", 0.0)
+    file = tmp_path / "keys"
+    file.write_text("\n".join(ENTRIES))
+    settings = {"key_requests_per_second": 0.001, "key_burst": 2}
+    with live_server(models_dir, api_keys_file=file, **settings) as running:
+        ask = running.client.get
+        assert ask("/models", headers=bearer("web")).status_code == 200
+        file.write_text("\n".join(ENTRIES[1:]))
+        assert_problem(ask("/models", headers=bearer("web")), 401, "key_unknown")
+        assert ask("/models", headers=bearer("ops")).status_code == 200
+        file.write_text("\n".join(ENTRIES[1:]) + "\n# the same keys\n")
+        assert ask("/models", headers=bearer("ops")).status_code == 200
+        # what was used up before the change stays used up
+        assert_problem(ask("/models", headers=bearer("ops")), 429, "rate_limited")

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import socket
 import struct
 import subprocess
@@ -123,6 +124,10 @@ def requests_of(url: str) -> dict[str, dict[str, Any]]:
     def document(value: Any) -> dict[str, Any]:
         return body("application/json", json.dumps(value))
 
+    def tensor(model: str, name: str, data: list[str], **more: Any) -> dict[str, Any]:
+        inputs = {"name": name, "datatype": "BYTES", "shape": [len(data)], "data": data}
+        return document({"inputs": [inputs], **more}) | {"url": f"/v2/models/{model}/infer"}
+
     def base64_of(data: bytes) -> str:
         return base64.b64encode(data).decode()
 
@@ -167,6 +172,10 @@ def requests_of(url: str) -> dict[str, dict[str, Any]]:
                 for name in ("Referer", "X-Forwarded-Host", "Forwarded", "X-Request-Timeout")
             },
         ),
+        "text tensor": tensor("words", "texts", [url, svg], id=url),
+        "image tensor": tensor("tiny", "images", [base64_of(png_texts(url))]),
+        "svg tensor": tensor("tiny", "images", [base64_of(svg.encode()), url]),
+        "tensor elsewhere": tensor("words", "texts", [url], parameters={"shared_memory": url}),
         "content type": body(f"text/plain; charset={MARK}", "alpha"),
     }
 
@@ -188,7 +197,7 @@ def evidence(mixed_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Gener
         answers: dict[str, httpx.Response] = {}
         with httpx.Client(base_url=serving.url, trust_env=False, timeout=30) as client:
             for name, request in requests_of(canary.url).items():
-                answers[name] = client.post("/score", **request)
+                answers[name] = client.post(**{"url": "/score", **request})
                 for connection in psutil.Process(serving.process.pid).net_connections("inet"):
                     if connection.raddr:
                         peers.add(f"{connection.laddr.port}")
@@ -240,7 +249,10 @@ def test_nothing_leaves_the_process(evidence: Evidence) -> None:
 def test_every_one_of_them_is_scored_or_refused(evidence: Evidence) -> None:
     statuses = {name: answer.status_code for name, answer in evidence.answers.items()}
     assert {name: s for name, s in statuses.items() if s >= 500} == {}
-    scored = ("text", "texts", "svg as text", "png with texts", "jpeg", "webp", "gif", "parts")
+    scored = (
+        *("text", "texts", "svg as text", "png with texts", "jpeg", "webp", "gif", "parts"),
+        *("text tensor", "image tensor"),
+    )
     assert {name: statuses[name] for name in scored} == dict.fromkeys(scored, 200)
     refused = ("svg as png", "address in place of base64", "npy of objects", "npy of strings")
     assert {name: statuses[name] for name in refused} == dict.fromkeys(refused, 422)
@@ -248,7 +260,8 @@ def test_every_one_of_them_is_scored_or_refused(evidence: Evidence) -> None:
 
 def test_nothing_of_a_body_stands_in_the_log(evidence: Evidence) -> None:
     """At the most talkative level.  Base64 may begin at any of three places."""
-    assert evidence.log.count('"route": "/score"') == len(evidence.answers)
+    routes = re.findall(r'"route": "(/score|/v2/models/[^"]*)"', evidence.log)
+    assert len(routes) == len(evidence.answers)
     forms = {base64.b64encode(b"x" * shift + LATIN)[4:-4].decode() for shift in range(3)}
     for form in {MARK, *forms}:
         lines = [line for line in evidence.log.splitlines() if form in line]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from browser import Watched, chromium
 from live_server import LiveServer, live_server
 from pictures import encode, id_png, ood_png
@@ -209,6 +210,7 @@ def test_what_the_service_says_is_text(page: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_schemes_and_a_narrow_screen(page: Page, scheme: str) -> None:
+    """Read by axe too: names, roles, contrasts, order of headings."""
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     page.set_viewport_size({"width": 360, "height": 700})
     choose(page, encode(id_images(1, 50)[0]))
@@ -216,6 +218,8 @@ def test_both_schemes_and_a_narrow_screen(page: Page, scheme: str) -> None:
     expect(verdict(page)).to_be_visible()
     ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+    violations = Axe().run(page).response["violations"]
+    assert [(v["id"], [node["html"] for node in v["nodes"]]) for v in violations] == []
     # the table scrolls in its own box, the page does not sideways
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
 
@@ -229,6 +233,7 @@ def test_a_key_is_asked_for_and_forgotten(models_dir: Path, watched: Watched) ->
         field = page.get_by_label("API key")
         expect(field).to_be_focused()
         assert field.get_attribute("type") == "password"
+        expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["documentation"])
         field.fill("oodscore_wrong")
         page.get_by_role("button", name="Use this key").click()
         expect(page.locator("#key-hint")).to_contain_text("does not know this API key")

@@ -9,9 +9,10 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from service.api_keys import entry_of, new_secret, parse_entries, parse_key_file
+from service.api_keys import entry_of, new_secret, parse_entries, parse_key_file, read_key_file
 from service.cli import app
 from service.errors import RateLimited
+from service.key_watch import KeyWatch
 from service.rate_limit import TokenBucket
 from service.schemas import describe_problems
 from service.settings import Settings
@@ -173,3 +174,48 @@ def test_who_waits_as_told_is_let_in(rate: float) -> None:
 def test_retry_after_covers_the_wait() -> None:
     assert RateLimited("k", 0.2).retry_after_seconds == 1
     assert RateLimited("k", 2.1).retry_after_seconds == 3
+
+
+def test_a_changed_key_file_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "keys"
+    clock = Clock()
+    fixed = parse_entries([ENTRY])
+
+    def entry(name: str) -> str:
+        return f"{name}:score:{sha256(name.encode()).hexdigest()}\n"
+
+    def names(seconds: float = 2.0) -> list[str] | None:
+        clock.now += seconds
+        news = watch.news()
+        return None if news is None else [key.name for key in news]
+
+    path.write_text(entry("one"))
+    watch = KeyWatch(path, fixed, clock=clock)
+    assert names(0) == ["mobile", "one"]  # it may have changed since the settings read it
+    assert names() is None
+    path.write_text(entry("one") + entry("three"))
+    assert names(1.9) is None  # not looked at yet
+    assert names(0.1) == ["mobile", "one", "three"]
+    for broken in ("", f"x:score:{SECRET}", entry("mobile")):
+        path.write_text(broken)
+        with caplog.at_level("ERROR"):
+            assert names() is None
+        assert str(path) in caplog.text
+        assert SECRET not in caplog.text
+        caplog.clear()
+        assert names() is None
+        assert caplog.text == ""  # told once
+    path.unlink()
+    with caplog.at_level("ERROR"):
+        assert names() is None
+    assert "No such file" in caplog.text
+    other = tmp_path / "other"
+    other.write_text(entry("five"))
+    path.symlink_to(other)  # as orchestrators publish secrets
+    assert names() == ["mobile", "five"]
+
+
+def test_a_key_file_has_a_size(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(b"#" * (2**20 + 1))
+    with pytest.raises(ValueError, match="larger"):
+        read_key_file(tmp_path / "keys")
