@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
 from importlib.metadata import version as installed_version
@@ -11,7 +12,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 
-from service import http_errors
+from service import http_errors, openapi
 from service.auth import Gate, RateLimit
 from service.key_watch import KeyWatch
 from service.logs import fields
@@ -35,6 +36,20 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 OnFailure = Callable[[Exception], None]
+_DOCUMENTING = threading.Lock()
+
+
+class _Documented(FastAPI):
+    """With an OpenAPI document that says how this service refuses."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Takes a quarter of a second the first time: for a thread."""
+        with _DOCUMENTING:
+            made = self.openapi_schema is not None
+            document = super().openapi()
+            if not made:
+                openapi.complete(document)
+            return document
 
 
 def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastAPI:
@@ -56,7 +71,7 @@ def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastA
             await runtime.reloader.stop()
             await asyncio.to_thread(runtime.close)
 
-    app = FastAPI(
+    app = _Documented(
         title="oodscore",
         summary="Does the classifier know this input?",
         version=installed_version("oodscore"),
@@ -64,6 +79,7 @@ def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastA
         # FastAPI's own pages load scripts from elsewhere; routes/documentation.py does not
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
     )
     app.state.runtime = runtime
     app.state.gate = _gate(settings, metrics)

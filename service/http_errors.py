@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from service import errors
 from service.errors import (
@@ -21,7 +22,6 @@ from service.logs import request_id
 from service.schemas import Problem, describe_problems
 
 PROBLEM_JSON = "application/problem+json"
-_V2 = "/v2"  # paths of the Open Inference Protocol, which has a form of its own for errors
 
 STATUS: Mapping[type[ServiceError], int] = {
     errors.MalformedRequest: 400,
@@ -67,10 +67,15 @@ STATUS: Mapping[type[ServiceError], int] = {
 }
 
 
+def is_open_inference(path: str) -> bool:
+    """Paths of the Open Inference Protocol, which has a form of its own for errors."""
+    return path == "/v2" or path.startswith("/v2/")
+
+
 def problem_response(
     status: int, code: str, detail: str, instance: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    if instance == _V2 or instance.startswith(f"{_V2}/"):
+    if is_open_inference(instance):
         body = to_json({"error": detail, "code": code})
         return Response(body, status, headers=dict(headers or {}), media_type="application/json")
     problem = Problem(
@@ -124,10 +129,20 @@ def install(app: FastAPI) -> None:
     async def on_http_exception(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)  # noqa: S101
         code = HTTPStatus(exc.status_code).name.lower()
-        return problem_response(
-            exc.status_code, code, str(exc.detail), request.url.path, exc.headers
-        )
+        headers = exc.headers
+        if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers = {"Allow": _allowed_methods(request)}
+        return problem_response(exc.status_code, code, str(exc.detail), request.url.path, headers)
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_exception)
+
+
+def _allowed_methods(request: Request) -> str:
+    """Of every route of that path: starlette names those of the first one only."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE:
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods))

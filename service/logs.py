@@ -42,5 +42,7 @@ def configure_logging(level: str) -> None:
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     logging.getLogger("PIL").setLevel(logging.WARNING)
+    # warns of bytes of malformed bodies, which are the caller's business
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     # a line for every malformed form, which the answer tells already
     logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -17,7 +17,7 @@ from service.errors import (
 )
 from service.inputs import Input
 from service.open_inference.schemas import InferBody, InputTensor, Parameters
-from service.open_inference.tensors import INPUT_NAMES, raw_input, to_inputs
+from service.open_inference.tensors import raw_input, to_inputs
 from service.request_bodies import BodyLimits
 from service.schemas import describe_problems
 
@@ -73,9 +73,6 @@ def parse_infer(
         return InferRequest([raw_input(body, modality, limits)], binary=True)
     asked = _parse_json(body[:size])
     parameters = _request_parameters(asked.parameters)
-    if len(asked.inputs) != 1:
-        names = " or ".join(INPUT_NAMES[modality])
-        raise MalformedRequest(f"the request holds {len(asked.inputs)} inputs; give one: {names}")
     (tensor,) = asked.inputs
     inputs = to_inputs(tensor, _binary_of(tensor, memoryview(body)[size:]), modality, limits)
     binary = bool(parameters.get("binary_data_output", False))

@@ -35,7 +35,7 @@ class InferBody(_Closed):
 
     id: str | None = None
     parameters: Parameters = {}
-    inputs: list[InputTensor]
+    inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
     outputs: list[RequestedOutput] = []
 
 

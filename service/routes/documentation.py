@@ -1,11 +1,12 @@
 """GET /docs: Swagger UI from a package of this environment; nothing comes from elsewhere."""
 
+import asyncio
 from importlib.resources import files
 from pathlib import Path
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, JSONResponse
 
 from service.security_headers import DOCUMENTATION
 
@@ -18,6 +19,12 @@ _ASSETS = {
     "swagger-ui-bundle.js": (_SWAGGER_UI, "text/javascript"),
     "docs.js": (_OURS, "text/javascript"),
 }
+
+
+@router.get("/openapi.json")
+async def openapi_document(request: Request) -> JSONResponse:
+    """Made on the first call, in a thread."""
+    return JSONResponse(await asyncio.to_thread(request.app.openapi))
 
 
 @router.get("/docs")

@@ -26,7 +26,7 @@ from service.open_inference import (
 )
 from service.routes.dependencies import RepositoryOf, RuntimeOf, repository_of, runtime_of
 from service.routes.score import PlainRoute, deadline_of, gone, read_in_time, server_timing
-from service.routes.v2_openapi import DESCRIPTION, ERRORS, REQUEST, UNKNOWN
+from service.routes.v2_openapi import DESCRIPTION, ERRORS, REQUEST, REQUEST_OF_VERSION, UNKNOWN
 from service.scoring import Deadline
 
 router = APIRouter()
@@ -97,7 +97,7 @@ async def infer(request: Request) -> Response:
     "/v2/models/{name}/versions/{version}/infer",
     description=DESCRIPTION,
     responses=ERRORS,
-    openapi_extra=REQUEST,
+    openapi_extra=REQUEST_OF_VERSION,
     response_model=InferAnswer,
 )
 async def infer_version(request: Request) -> Response:

@@ -47,7 +47,18 @@ def _json_schema() -> dict[str, Any]:
 
 
 _GREY = {"name": "pixels", "datatype": "UINT8", "shape": [1, 2, 2, 1], "data": [0, 255, 255, 0]}
+_STRING: dict[str, Any] = {"type": "string"}
+
+
+def _in_path(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": _STRING}
+
+
 REQUEST: dict[str, Any] = {
+    "parameters": [
+        _in_path("name"),
+        {"name": "Inference-Header-Content-Length", "in": "header", "schema": {"type": "integer"}},
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -66,5 +77,6 @@ REQUEST: dict[str, Any] = {
             },
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         },
-    }
+    },
 }
+REQUEST_OF_VERSION = REQUEST | {"parameters": [*REQUEST["parameters"], _in_path("version")]}
