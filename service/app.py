@@ -29,6 +29,7 @@ from service.routes import (
     reload,
     score,
     v2,
+    v2_infer,
 )
 from service.runtime import Runtime
 from service.settings import Settings
@@ -91,6 +92,7 @@ def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastA
     for routes in (
         score,
         v2,
+        v2_infer,
         models,
         calibration,
         reload,

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Match
 
 from service import errors
 from service.errors import (
@@ -22,6 +22,7 @@ from service.logs import request_id
 from service.schemas import Problem, describe_problems
 
 PROBLEM_JSON = "application/problem+json"
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 STATUS: Mapping[type[ServiceError], int] = {
     errors.MalformedRequest: 400,
@@ -141,8 +142,9 @@ def install(app: FastAPI) -> None:
 
 def _allowed_methods(request: Request) -> str:
     """Of every route of that path: starlette names those of the first one only."""
-    methods: set[str] = set()
-    for route in request.app.routes:
-        if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE:
-            methods |= route.methods or set()
-    return ", ".join(sorted(methods))
+
+    def allowed(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] == Match.FULL for route in request.app.routes)
+
+    return ", ".join(method for method in _METHODS if allowed(method))
