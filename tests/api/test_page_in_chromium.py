@@ -172,6 +172,23 @@ def test_every_detector_stands_on_its_histogram(page: Page, mixed: LiveServer) -
         }
 
 
+def test_slower_detectors_are_asked_where_they_are_ticked(
+    server: LiveServer, watched: Watched
+) -> None:
+    page = watched.page
+    page.goto(server.url)
+    page.get_by_label("Image model").select_option("other")
+    choose(page, id_png())
+    page.get_by_role("button", name="Check the image").click()
+    expect(page.locator("#scores tbody")).to_contain_text("(decides)")
+    expect(page.locator("#scores tbody")).not_to_contain_text("odin")
+    page.locator("#image-form summary").click()
+    page.get_by_label("odin").check()
+    page.get_by_role("button", name="Check the image").click()
+    expect(page.locator("#scores tbody")).to_contain_text("odin")
+    expect(page.locator("#scores tbody tr").first).to_contain_text("(decides)")
+
+
 def test_an_error_is_an_alert_and_takes_the_answer_away(page: Page) -> None:
     choose(page, id_png())
     page.get_by_role("button", name="Check the image").click()
