@@ -464,7 +464,8 @@ def test_the_documented_example_runs(
     mixed: LiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    section = page.partition("\n## From Python\n")[2]
+    (example,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (tmp_path / "photo.png").write_bytes(id_png())
     monkeypatch.chdir(tmp_path)
     printed: list[Any] = []
