@@ -64,7 +64,9 @@ def run(
 
     A run that was cut off continues after its last finished epoch.
     """
-    typer.echo(run_pipeline(load_config(config), models, runs).path)
+    published = run_pipeline(load_config(config), models, runs)
+    if published is not None:  # torchrun's other processes have nothing to say
+        typer.echo(published.path)
 
 
 @app.command()

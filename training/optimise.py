@@ -5,6 +5,7 @@ import math
 import os
 import time
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from training.classifier import Classifier
 from training.config import ObjectiveConfig, OptimiserConfig
 from training.data import InputSet, TextSet
 from training.objectives import Objective
+from training.processes import rank, world
 from training.progress import say, track
 from training.step import Step, beside
 
@@ -119,11 +121,11 @@ def train(
     """
     recipe = run.recipe
     device = classifier.device
-    _check(objective, recipe, outliers, device)
+    weights = {**objective.weights, **run.objective.weights}
+    _check(objective, weights, recipe, outliers, device)
     identity = run.identity(classifier, data, outliers)
     shares = torch.bincount(torch.from_numpy(data.labels), minlength=len(data.class_names))
     objective.to(device).prepare(classifier, shares / shares.sum())
-    weights = run.objective.weights
     step = Step(classifier, objective, weights, mixed_precision=recipe.mixed_precision)
     optimiser = _optimiser(classifier, recipe)
     schedule = _schedule(optimiser, recipe, math.ceil(len(data) / recipe.batch_size))
@@ -149,9 +151,9 @@ def train(
             raise FloatingPointError(f"the loss of epoch {epoch + 1} is {loss}; lower lr")
         progress.seconds += time.monotonic() - started
         say(f"epoch {epoch + 1}/{recipe.epochs}: {line}")
-        if _rank() == 0:
+        if rank() == 0:
             state.save(progress)
-    if _world() > 1:
+    if world() > 1:
         distributed.barrier()
     step.eval()
     return Trained(tuple(progress.losses), progress.seconds)
@@ -170,8 +172,8 @@ def _epoch(
     recipe = exposed.recipe
     torch.manual_seed(_epoch_seed(seed, epoch))
     batches = epoch_batches(exposed.data, recipe)
-    if _world() > 1:
-        torch.manual_seed(_epoch_seed(seed, epoch, _RANK_STREAM, _rank()))
+    if world() > 1:
+        torch.manual_seed(_epoch_seed(seed, epoch, _RANK_STREAM, rank()))
     stream = None
     if exposed.outliers is not None:
         stream = OutlierStream(len(exposed.outliers), _epoch_seed(seed, epoch, _OUTLIER_STREAM))
@@ -181,7 +183,7 @@ def _epoch(
     terms: dict[str, Tensor] = {}
     count = 0
     for batch in track(batches, f"epoch {epoch + 1}/{recipe.epochs}"):
-        rows = batch[: len(batch) // _world() * _world()]
+        rows = batch[: len(batch) // world() * world()]
         if len(rows) == 0:
             continue
         targets = exposed.labels[_own(rows)].to(device)
@@ -196,9 +198,9 @@ def _epoch(
         total += loss.detach() * len(rows)
         for name, value in parts.items():
             terms[name] = terms.get(name, torch.zeros((), device=device)) + value * len(rows)
-    if _world() > 1:
+    if world() > 1:
         distributed.all_reduce(total)
-        total /= _world()
+        total /= world()
     mean = float(total) / count
     named = [name for name in terms if step.weights[name] != 0]
     if len(named) == 1:
@@ -209,7 +211,11 @@ def _epoch(
 
 
 def _check(
-    objective: Objective, recipe: OptimiserConfig, outliers: InputSet | None, device: torch.device
+    objective: Objective,
+    weights: Mapping[str, float],
+    recipe: OptimiserConfig,
+    outliers: InputSet | None,
+    device: torch.device,
 ) -> None:
     if objective.reads_outliers != (outliers is not None):
         raise ValueError(
@@ -222,15 +228,16 @@ def _check(
             f"optimiser.mixed_precision is for a GPU; this run is on the {device.type}: set it to "
             "false"
         )
-    if _world() > 1 and objective.compares_inputs:
+    comparing = sorted(name for name in objective.comparing if weights[name] != 0)
+    if world() > 1 and comparing:
         raise ValueError(
-            "the objective compares the inputs of a batch with each other, which stand in several "
-            "processes under torchrun; train it in one process"
+            f"the terms {comparing} compare the inputs of a batch with each other, which stand in "
+            "several processes under torchrun; train in one process, or give them the weight 0"
         )
-    if recipe.batch_size % _world():
+    if recipe.batch_size % world():
         raise ValueError(
             f"optimiser.batch_size is {recipe.batch_size}; it must be a multiple of the "
-            f"{_world()} processes"
+            f"{world()} processes"
         )
 
 
@@ -252,29 +259,20 @@ def _start(step: Step, exposed: _Exposed) -> None:
 
 def _distributed(step: Step) -> nn.Module:
     """Itself, or a module that sums its gradients over the processes."""
-    if _world() == 1:
+    if world() == 1:
         return step
     devices = [step.classifier.device] if step.classifier.device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(step, devices)
 
 
-def _world() -> int:
-    """Processes that train together."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
-
-
-def _rank() -> int:
-    return distributed.get_rank() if distributed.is_initialized() else 0
-
-
 def _own(rows: Tensor) -> Tensor:
     """This process's rows of a batch; as many as every other's."""
-    return rows[_rank() :: _world()]
+    return rows[rank() :: world()]
 
 
 def _whole_share(count: int) -> int:
     """The nearest count that every process has the same share of, at least one."""
-    return max(1, round(count / _world())) * _world()
+    return max(1, round(count / world())) * world()
 
 
 def _optimiser(classifier: nn.Module, recipe: OptimiserConfig) -> torch.optim.Optimizer:

@@ -44,6 +44,7 @@ from training.graph_detectors import GRAPH_DETECTORS
 from training.networks import build_classifier
 from training.objectives import OBJECTIVES
 from training.optimise import Run, Trained, train
+from training.processes import process_group, rank
 from training.progress import say
 from training.reporting import build_report, collect_latents, gather_scores, machine
 from training.scorer import Scorer
@@ -62,12 +63,19 @@ class Scored:
     accuracy: float
 
 
-def run(config: RunConfig, repository: Path, runs: Path) -> BundleRef:
-    """Train, fit, export, calibrate, report and publish one bundle.  Resumable."""
+def run(config: RunConfig, repository: Path, runs: Path) -> BundleRef | None:
+    """Train, fit, export, calibrate, report and publish one bundle.  Resumable.
+
+    Under torchrun all processes train together and the first one does the rest: None in others.
+    """
     started = time.monotonic()
     check_config(config)
     roles = load_roles(config.data, config.form, config.seed, config.outliers)
-    scorers, trained = train_and_fit(config, roles, runs)
+    with process_group():
+        trained_members = train_members(config, roles, runs)
+        if rank() > 0:
+            return None
+    scorers, trained = fit_all(config, roles, trained_members)
     for remark in scorers.remarks():
         say(remark)
     fitting = time.monotonic()
@@ -107,9 +115,20 @@ def run(config: RunConfig, repository: Path, runs: Path) -> BundleRef:
 def train_and_fit(config: RunConfig, roles: Roles, runs: Path) -> tuple[Scorers, Trained]:
     """Backbone on train-ID (continuing its checkpoint), detectors on train-ID and dev-ID,
     ensembles on dev-ID.  The time is that of all members."""
-    trained = [
+    return fit_all(config, roles, train_members(config, roles, runs))
+
+
+def train_members(config: RunConfig, roles: Roles, runs: Path) -> list[tuple[Classifier, Trained]]:
+    """The run's network first."""
+    return [
         train_member(config, roles, runs, config.seed + member) for member in range(config.members)
     ]
+
+
+def fit_all(
+    config: RunConfig, roles: Roles, trained: list[tuple[Classifier, Trained]]
+) -> tuple[Scorers, Trained]:
+    """Everything after the training; the time is that of all members."""
     classifier, record = trained[0]
     detectors = [DETECTORS[d.name](**d.options) for d in config.detectors if d.name in DETECTORS]
     fit_detectors(classifier, detectors, roles.train_id, roles.dev_id, roles.outliers)

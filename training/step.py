@@ -33,7 +33,7 @@ class Step(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.objective = objective
-        self.weights = {**objective.weights, **weights}
+        self.weights = dict(weights)
         self.mixed_precision = mixed_precision
 
     def forward(

@@ -33,7 +33,7 @@ class BinaryHead(SoftmaxObjective):
     reference = "arXiv:2003.12537"
     weights: ClassVar = {"cross_entropy": 1.0, "binary": 0.5, "bottleneck": 0.0}
     reads_outliers = True
-    compares_inputs = True  # the bottleneck does
+    comparing = frozenset({"bottleneck"})
     heads = (OUTLIER_HEAD,)
 
     def __init__(

@@ -39,7 +39,7 @@ class ParzenRepulsion(SoftmaxObjective):
     reference = "arXiv:1812.04606"
     weights: ClassVar = {"cross_entropy": 1.0, "repulsion": 0.5, "id_density": 0.0}
     reads_outliers = True
-    compares_inputs = True
+    comparing = frozenset({"repulsion", "id_density"})
     squared_bandwidth: Tensor
     kept: Tensor
 

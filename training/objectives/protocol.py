@@ -52,7 +52,7 @@ class Objective(nn.Module):
     reference: ClassVar[str]  # arXiv number
     weights: ClassVar[Mapping[str, float]]
     reads_outliers: ClassVar[bool] = False
-    compares_inputs: ClassVar[bool] = False  # of one batch with each other
+    comparing: ClassVar[frozenset[str]] = frozenset()  # terms that compare a batch's inputs
     heads: ClassVar[tuple[str, ...]] = ()  # what it leaves in classifier.heads for detectors
     class_prior: Tensor
 

@@ -41,7 +41,7 @@ class Vmdls(Objective):
 
     reference = "openreview:ScLeuUUi9gq"
     weights: ClassVar = {"triplet": 1.0, "distancing": 1.0, "kl": 0.1, "classes": 1.0}
-    compares_inputs = True
+    comparing = frozenset({"triplet", "distancing", "kl"})
     heads = (SPREAD_HEAD,)
     class_means: Tensor
     sums: Tensor
