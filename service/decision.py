@@ -13,7 +13,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import FORWARD, DetectorSpec, Manifest, p_value_columns, threshold_at
+from service.bundle import (
+    FORWARD,
+    ClassReference,
+    DetectorSpec,
+    Manifest,
+    class_references,
+    p_value_columns,
+    p_values,
+    threshold_at,
+)
 from service.errors import (
     AcceptanceOutOfReach,
     InvalidParameter,
@@ -33,6 +42,7 @@ class PlannedDetector:
     spec: DetectorSpec
     threshold: float
     calibration: NDArray[np.float32]
+    by_class: tuple[ClassReference, ...] | None = None  # of each predicted class; None: one for all
 
     @property
     def name(self) -> str:
@@ -143,9 +153,11 @@ def make_plan(
     calibration: Mapping[str, NDArray[np.float32]],
     detectors: Sequence[str] | None = None,
     id_acceptance: float | None = None,
+    classes: Mapping[str, NDArray[np.int32]] | None = None,
 ) -> Plan:
     """Detectors None: all of the forward graph, the bundle's primary decides.
     Detectors named: these, and the first one decides.  Acceptance None: the bundle's own.
+    `classes`: what was predicted for the calibration scores; None: one threshold for all classes.
 
     Raises UnknownDetector, InvalidParameter, AcceptanceOutOfReach.
     """
@@ -168,7 +180,12 @@ def make_plan(
             threshold = threshold_at(scores, id_acceptance)
             if math.isinf(threshold):
                 raise AcceptanceOutOfReach(name, id_acceptance, len(scores))
-        planned.append(PlannedDetector(spec, threshold, scores))
+        references = None
+        if classes is not None:
+            acceptance = spec.id_acceptance if id_acceptance is None else id_acceptance
+            count = len(manifest.class_names)
+            references = class_references(scores, classes[name], count, acceptance)
+        planned.append(PlannedDetector(spec, threshold, scores, references))
     deciding = manifest.policy.primary if detectors is None else names[0]
     return Plan(manifest.class_names, deciding, tuple(planned))
 
@@ -184,16 +201,37 @@ def decide(
     labels, confidences = _classify(logits)
     columns = np.array([outputs[name] for name in plan.outputs])  # (D, N)
     rows = columns.T.tolist()
-    ps = p_value_columns([d.calibration for d in plan.detectors], list(columns)).T.tolist()
+    ps, thresholds = _held_against(columns, labels, plan)
     broken = _non_finite_outputs(columns, logits, plan)
     answers: list[Verdict | ScoreNotFinite] = []
     for index, (label, confidence) in enumerate(zip(labels, confidences, strict=True)):
         if index in broken:
             answers.append(ScoreNotFinite(broken[index]))
             continue
-        row = VerdictRow(plan.names, plan.thresholds, rows[index], ps[index])
+        row = VerdictRow(plan.names, thresholds[index], rows[index], ps[index])
         answers.append(Verdict(plan.class_names[label], label, confidence, plan.deciding, row))
     return answers
+
+
+def _held_against(
+    columns: NDArray[np.float32], labels: Sequence[int], plan: Plan
+) -> tuple[list[list[float]], Sequence[tuple[float, ...]]]:
+    """Scores (D, N), labels (N,) -> of each input the p-values and the thresholds, (N, D)."""
+    if all(detector.by_class is None for detector in plan.detectors):
+        pooled = p_value_columns([d.calibration for d in plan.detectors], list(columns))
+        return pooled.T.tolist(), [plan.thresholds] * len(labels)
+    found = np.empty(columns.shape)
+    thresholds = np.empty(columns.shape)
+    predicted = np.asarray(labels)
+    for place, detector in enumerate(plan.detectors):
+        for label in set(labels):
+            rows = predicted == label
+            reference = ClassReference(detector.calibration, detector.threshold)
+            if detector.by_class is not None:
+                reference = detector.by_class[label]
+            found[place, rows] = p_values(reference.scores, columns[place, rows])
+            thresholds[place, rows] = reference.threshold
+    return found.T.tolist(), [tuple(row) for row in thresholds.T.tolist()]
 
 
 def ood_up_to(id_acceptance: float) -> float:

@@ -30,6 +30,7 @@ from service.bundle import (
     VariantSpec,
     check_seal,
     read_calibration,
+    read_calibration_classes,
     read_golden,
     read_manifest,
     sha256_of,
@@ -64,6 +65,7 @@ class LoadedBundle:
     variant: Variant
     digest: str  # SHA-256 of manifest.json, which holds those of all other files
     encoder: TextEncoder | None  # of a text bundle
+    classes: Mapping[str, NDArray[np.int32]] | None = None  # predicted for the calibration scores
 
     @property
     def name(self) -> str:
@@ -79,7 +81,7 @@ class LoadedBundle:
 
     @cached_property
     def _default_plan(self) -> Plan:
-        return make_plan(self.manifest, self.calibration)
+        return make_plan(self.manifest, self.calibration, classes=self.classes)
 
     @cached_property
     def histograms(self) -> Mapping[str, Histogram]:
@@ -92,7 +94,7 @@ class LoadedBundle:
         """As `make_plan`.  Raises UnknownDetector, InvalidParameter, AcceptanceOutOfReach."""
         if detectors is None and id_acceptance is None:
             return self._default_plan  # most requests name neither
-        return make_plan(self.manifest, self.calibration, detectors, id_acceptance)
+        return make_plan(self.manifest, self.calibration, detectors, id_acceptance, self.classes)
 
     @property
     def provider(self) -> str:
@@ -169,6 +171,7 @@ def open_bundle(ref: BundleRef, options: SessionOptions, *, int8: bool = False) 
         variant=variant.name if variant else "fp32",
         digest=sha256_of(ref.path / MANIFEST),
         encoder=encoder,
+        classes=read_calibration_classes(ref.path, manifest),
     )
     logger.info(
         "bundle ready",

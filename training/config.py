@@ -292,6 +292,9 @@ class RunConfig(_Section):
     # Linear layers and embeddings are rounded to eight bits after training, the head is not: files
     # a quarter as large; graphs compute in float32 as before.
     weights_int8: bool = False
+    # Thresholds and p-values of each predicted class by itself, where it has calibration scores
+    # enough; otherwise of all together.
+    thresholds_by_class: bool = False
     # Add forward-int8.onnx, calibrated on its own scores, and measure its price.
     int8: bool = False
 
@@ -314,6 +317,8 @@ class RunConfig(_Section):
             raise ValueError("[input] belongs to modality image, and every image config has one")
         if (self.text is None) != (self.modality == "image"):
             raise ValueError('[text] belongs to modality = "text", and every text config has one')
+        if self.int8 and self.thresholds_by_class:
+            raise ValueError("int8 does not go with thresholds_by_class; leave one out")
         pixels = (*self.optimiser.augmentation, *self.optimiser.stages)
         if self.modality == "text" and (pixels or self.golden_id_count or self.int8):
             raise ValueError(

@@ -144,7 +144,7 @@ def train(
     module = _distributed(step)
     for epoch in range(len(progress.losses), recipe.epochs):
         started = time.monotonic()
-        objective.begin_epoch(epoch)
+        objective.begin_epoch(epoch, classifier)
         loss, line = _epoch(module, step, exposed, run.seed, epoch, optimiser, schedule)
         progress.losses.append(loss)
         if not np.isfinite(loss):

@@ -3,7 +3,13 @@
 Light on purpose: standard library, pydantic, numpy, Pillow and tokenizers only.
 """
 
-from service.bundle.calibration import p_value_columns, p_values, threshold_at
+from service.bundle.calibration import (
+    ClassReference,
+    class_references,
+    p_value_columns,
+    p_values,
+    threshold_at,
+)
 from service.bundle.errors import (
     BundleCorrupt,
     BundleError,
@@ -15,6 +21,7 @@ from service.bundle.errors import (
 from service.bundle.golden import Golden, check_golden
 from service.bundle.layout import (
     CALIBRATION,
+    CALIBRATION_CLASSES,
     CALIBRATION_INT8,
     FORWARD_INT8,
     GOLDEN,
@@ -26,11 +33,13 @@ from service.bundle.layout import (
     find_bundles,
     publish,
     read_calibration,
+    read_calibration_classes,
     read_golden,
     read_manifest,
     sha256_of,
     verify_files,
     write_calibration,
+    write_calibration_classes,
     write_golden,
     write_manifest,
 )
@@ -54,6 +63,7 @@ from service.bundle.tokenize import TextEncoder, TextUnusable, Tokens, pad_token
 
 __all__ = [
     "CALIBRATION",
+    "CALIBRATION_CLASSES",
     "CALIBRATION_INT8",
     "FORWARD",
     "FORWARD_INT8",
@@ -67,6 +77,7 @@ __all__ = [
     "BundleIncomplete",
     "BundleRef",
     "BundleUnsupported",
+    "ClassReference",
     "Cost",
     "DecisionPolicy",
     "DetectorSpec",
@@ -86,12 +97,14 @@ __all__ = [
     "VariantSpec",
     "check_golden",
     "check_seal",
+    "class_references",
     "find_bundles",
     "p_value_columns",
     "p_values",
     "pad_tokens",
     "publish",
     "read_calibration",
+    "read_calibration_classes",
     "read_golden",
     "read_manifest",
     "resize_pixels",
@@ -100,6 +113,7 @@ __all__ = [
     "to_model_pixels",
     "verify_files",
     "write_calibration",
+    "write_calibration_classes",
     "write_golden",
     "write_manifest",
 ]

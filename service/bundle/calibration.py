@@ -7,6 +7,7 @@ P(flagged) <= alpha, where alpha = 1 - id_acceptance.  "p <= alpha" is exactly
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,3 +43,30 @@ def p_value_columns(
     pairs = zip(sorted_scores, scores, strict=True)
     below = np.array([known.searchsorted(given, side="left") for known, given in pairs])
     return (1.0 + (sizes - below)) / (sizes + 1.0)
+
+
+class ClassReference(NamedTuple):
+    """What an input that is predicted as one class is held against."""
+
+    scores: NDArray[np.floating]  # ascending
+    threshold: float
+
+
+def class_references(
+    sorted_scores: NDArray[np.floating],
+    predicted: NDArray[np.integer],
+    classes: int,
+    id_acceptance: float,
+) -> tuple[ClassReference, ...]:
+    """Sorted calibration scores (n,), the class predicted for each (n,) -> a reference a class.
+
+    Mondrian conformal prediction (Vovk et al. 2005): the false-alarm rate then holds within every
+    predicted class.  A class with too few scores for a finite threshold gets all of them.
+    """
+    pooled = ClassReference(sorted_scores, threshold_at(sorted_scores, id_acceptance))
+    found: list[ClassReference] = []
+    for label in range(classes):
+        own = sorted_scores[predicted == label]
+        threshold = threshold_at(own, id_acceptance)
+        found.append(pooled if math.isinf(threshold) else ClassReference(own, threshold))
+    return tuple(found)

@@ -34,6 +34,7 @@ from service.bundle.seal import SEAL, parse_object, seal_of
 
 MANIFEST = "manifest.json"
 CALIBRATION = "calibration.npz"
+CALIBRATION_CLASSES = "calibration-classes.npz"
 GOLDEN = "golden.npz"
 WEIGHTS = "weights.bin"  # external data graphs may share, by this relative location
 FORWARD_INT8 = "forward-int8.onnx"
@@ -176,6 +177,38 @@ def read_calibration(
             )
         if not np.isfinite(scores).all() or (np.diff(scores) < 0).any():
             raise BundleCorrupt(path, f"{spec.name}: scores are not finite and ascending")
+    return arrays
+
+
+def write_calibration_classes(folder: Path, classes: Mapping[str, NDArray[np.int32]]) -> None:
+    """Detector name -> the class predicted for each of its calibration scores, in their order."""
+    np.savez_compressed(folder / CALIBRATION_CLASSES, allow_pickle=False, **classes)
+
+
+def read_calibration_classes(
+    folder: Path, manifest: Manifest
+) -> dict[str, NDArray[np.int32]] | None:
+    """Detector name -> int32 (n,); None where thresholds are those of all classes together.
+
+    Raises BundleIncomplete or BundleCorrupt.
+    """
+    if manifest.calibration_classes is None:
+        return None
+    path = folder / manifest.calibration_classes
+    arrays = _read_arrays(path)
+    names = {spec.name for spec in manifest.detectors}
+    if set(arrays) != names:
+        raise BundleCorrupt(path, f"holds {sorted(arrays)}, the manifest {sorted(names)}")
+    for spec in manifest.detectors:
+        found = arrays[spec.name]
+        if found.dtype != np.int32 or found.shape != (spec.calibration_size,):
+            raise BundleCorrupt(
+                path,
+                f"{spec.name}: {found.dtype} {found.shape}, "
+                f"expected int32 ({spec.calibration_size},)",
+            )
+        if found.min() < 0 or found.max() >= len(manifest.class_names):
+            raise BundleCorrupt(path, f"{spec.name}: names a class that the model has not")
     return arrays
 
 

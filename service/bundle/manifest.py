@@ -213,6 +213,19 @@ class Manifest(Closed):
     # how often each class, in the order of class_names, was predicted for the calibration inputs;
     # None: not recorded, so a shift of the labels cannot be told
     label_counts: Annotated[tuple[Count, ...], Field(strict=False)] | None = None
+    # thresholds and p-values are those of the class an input is predicted as; None: of all classes
+    # together.  A detector's `threshold` stays that of all.
+    calibration_classes: Literal["calibration-classes.npz"] | None = None
+
+    @model_validator(mode="after")
+    def _classes_of_calibration_hold(self) -> Self:
+        if self.calibration_classes is None:
+            return self
+        if self.calibration_classes not in self.files:
+            raise ValueError(f"{self.calibration_classes} is not in files")
+        if self.variants:
+            raise ValueError("a bundle with thresholds by class has no variants")
+        return self
 
     @model_validator(mode="after")
     def _one_label_count_a_class(self) -> Self:

@@ -81,6 +81,7 @@ def _open(
         bundle.calibration,
         None if detectors is None else [d.strip() for d in detectors.split(",")],
         parameters.id_acceptance,
+        bundle.classes,
     )
     for graph in plan.graphs:
         bundle.session(graph)

@@ -8,7 +8,14 @@ import pytest
 from live_server import live_server
 from toy import digits, write_digits
 
-from service.bundle import FORWARD, read_manifest, verify_files
+from service.bundle import (
+    FORWARD,
+    read_calibration,
+    read_calibration_classes,
+    read_manifest,
+    threshold_at,
+    verify_files,
+)
 from training.config import load_config
 from training.evaluation.report import read_report
 from training.export import open_network, relative_gap
@@ -21,6 +28,7 @@ name = "NAME"
 description = "scikit-learn's digits"
 backbone = "lenet"
 primary = "msp"
+thresholds_by_class = true
 [input]
 height = 28
 width = 28
@@ -122,11 +130,18 @@ def test_the_service_answers_with_the_detectors_of_the_objective(bundle: Path) -
             content=body.getvalue(),
             headers={"Content-Type": "application/x-npy"},
         ).json()
+    scores, classes = read_calibration(bundle, manifest), read_calibration_classes(bundle, manifest)
+    assert classes is not None
     for spec in manifest.detectors:
         outputs = open_network(bundle / spec.graph)(images)[spec.output]
         for result, expected in zip(answer["results"], outputs, strict=True):
-            served = result["detectors"][spec.name]["score"]
-            assert served == pytest.approx(float(expected), rel=1e-4, abs=1e-4)
+            served = result["detectors"][spec.name]
+            assert served["score"] == pytest.approx(float(expected), rel=1e-4, abs=1e-4)
+            label = result["label_index"]
+            own = scores[spec.name][classes[spec.name] == label]
+            wanted = threshold_at(own if len(own) >= 19 else scores[spec.name], 0.95)
+            assert served["threshold"] == pytest.approx(wanted)
+            assert served["decision"] == ("OOD" if served["score"] > wanted else "ID")
 
 
 def test_the_head_tells_noise_of_another_kind_from_digits(exposed: Path) -> None:

@@ -63,7 +63,7 @@ def batch(network: Classifier, of_id: Tensor, of_outliers: Tensor | None) -> Bat
 def terms(name: str, of_id: Tensor, of_outliers: Tensor | None = None, **options):
     objective, network = made(name, **options)
     objective.start(batch(network, of_id, of_outliers))
-    objective.begin_epoch(0)
+    objective.begin_epoch(0, network)
     return objective(batch(network, of_id, of_outliers), network)
 
 
@@ -95,7 +95,7 @@ def test_gradients_are_finite_at_extremes(name: str, scale: float) -> None:
     if hasattr(objective, "momentum"):
         objective.squared_bandwidth = torch.tensor(0.5)  # as after earlier batches
     of_id, of_outliers = features(8, 1, scale), features(8, 1, scale)
-    objective.begin_epoch(0)
+    objective.begin_epoch(0, network)
     given = batch(network, of_id, of_outliers if name in EXPOSED else None)
     weighted(objective(given, network), objective.weights).backward()
     assert of_id.grad is not None
@@ -290,7 +290,7 @@ def test_descent_makes_outliers_look_less_like_id(name: str) -> None:
     objective, network = made(name)
     of_id = network.head.weight.detach()[torch.arange(8) % K] * 0.3
     of_outliers = (of_id[:6] * 0.9 + features(6, 2, 0.02).detach()).requires_grad_()
-    objective.begin_epoch(0)
+    objective.begin_epoch(0, network)
     given = batch(network, of_id, of_outliers)
     loss = weighted(objective(given, network), objective.weights)
     (gradient,) = torch.autograd.grad(loss, of_outliers)
@@ -332,7 +332,7 @@ def test_the_margins_of_vmdls_against_loops(distance: str) -> None:
         network.heads[SPREAD_HEAD].bias.fill_(-40.0)
     of_id = features(10, 1)
     for epoch, margin in ((0, 0.15), (1, 1.15), (2, 2.15), (5, 3.0)):
-        objective.begin_epoch(epoch)
+        objective.begin_epoch(epoch, network)
         found = objective(batch(network, of_id, None), network)
         labels = np.arange(10) % K
         wanted = vmdls_by_hand(numbers(of_id), labels, 0.1, margin, distance == "unit")
@@ -344,7 +344,7 @@ def test_margins_above_two_all_have_the_same_gradients_on_unit_vectors() -> None
     gradients = []
     for margin in (3.0, 64.0):
         objective, network = made("vmdls", distancing_margin=margin)
-        objective.begin_epoch(100)
+        objective.begin_epoch(100, network)
         of_id = features(10, 1)
         torch.manual_seed(0)
         objective(batch(network, of_id, None), network)["distancing"].backward()
@@ -357,7 +357,7 @@ def test_the_kl_term_against_torch_distributions_from_the_second_epoch_on() -> N
     objective.train()
     of_id = features(10, 1)
     given = batch(network, of_id, None)
-    objective.begin_epoch(0)
+    objective.begin_epoch(0, network)
     torch.manual_seed(0)
     assert objective(given, network)["kl"].item() == 0
     log_variance = network.heads[SPREAD_HEAD](of_id)
@@ -365,7 +365,7 @@ def test_the_kl_term_against_torch_distributions_from_the_second_epoch_on() -> N
     z = of_id + (log_variance / 2).exp() * torch.randn_like(of_id)
     labels = torch.arange(10) % K
     means = torch.stack([z[labels == c].mean(0) for c in range(K)]).detach()
-    objective.begin_epoch(1)
+    objective.begin_epoch(1, network)
     torch.testing.assert_close(objective.class_means, means)
     normal = torch.distributions.Normal
     divergence = torch.distributions.kl_divergence(
@@ -378,11 +378,25 @@ def test_the_kl_term_against_torch_distributions_from_the_second_epoch_on() -> N
 def test_the_classes_head_moves_nothing_but_itself() -> None:
     objective, network = made("vmdls")
     of_id = features(10, 1)
-    objective.begin_epoch(0)
+    objective.begin_epoch(0, network)
     loss = objective(batch(network, of_id, None), network)["classes"]
     gradients = torch.autograd.grad(loss, [of_id, network.head.weight], allow_unused=True)
     assert gradients[0] is None
     assert gradients[1] is not None
+
+
+def test_every_epoch_the_head_starts_at_the_nearest_class_mean() -> None:
+    objective, network = made("vmdls", prior_std=0.5)
+    objective.train()
+    of_id = features(12, 1)
+    objective.begin_epoch(0, network)
+    before = network.head.weight.clone()
+    objective(batch(network, of_id, None), network)
+    torch.testing.assert_close(network.head.weight, before)
+    objective.begin_epoch(1, network)
+    points = features(20, 5).detach()
+    nearest = torch.cdist(points, objective.class_means).argmin(1)
+    assert (network.head(points).argmax(1) == nearest).all()
 
 
 def test_vmdls_without_a_latent_layer_says_what_to_do() -> None:

@@ -3,23 +3,16 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import threshold_at
+from service.bundle import class_references
 
 
 def class_thresholds(
     scores: NDArray[np.floating], predictions: NDArray[np.int64], classes: int, acceptance: float
 ) -> NDArray[np.float64]:
-    """Calibration scores (n,) and predicted classes (n,) -> a threshold a class (classes,).
-
-    A class with fewer predictions than a finite threshold needs gets that of all together
-    (Mondrian conformal prediction, Vovk et al. 2005, with a way back).
-    """
-    pooled = threshold_at(np.sort(scores), acceptance)
-    found = np.full(classes, pooled)
-    for c in range(classes):
-        own = threshold_at(np.sort(scores[predictions == c]), acceptance)
-        found[c] = own if np.isfinite(own) else pooled
-    return found
+    """Calibration scores (n,) and predicted classes (n,) -> a threshold a class (classes,)."""
+    order = np.argsort(scores, kind="stable")
+    references = class_references(scores[order], predictions[order], classes, acceptance)
+    return np.array([reference.threshold for reference in references])
 
 
 def false_alarms(

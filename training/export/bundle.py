@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from service.bundle import (
+    CALIBRATION_CLASSES,
     FORWARD,
     SCHEMA_VERSION,
     BundleRef,
@@ -33,6 +34,7 @@ from service.bundle import (
     sha256_of,
     threshold_at,
     write_calibration,
+    write_calibration_classes,
     write_golden,
     write_manifest,
 )
@@ -142,6 +144,8 @@ def publish_bundle(
     if parts.tokenizer is not None:
         parts.tokenizer.save(str(folder / TOKENIZER))
     write_calibration(folder, {name: np.sort(s) for name, s in calibration.scores.items()})
+    if config.thresholds_by_class:
+        write_calibration_classes(folder, predicted_classes(calibration))
     specs = detector_specs(scorers, calibration, config.id_acceptance)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -171,9 +175,23 @@ def publish_bundle(
             duration_seconds=round(parts.duration_seconds, 1),
         ),
         variants=variants,
+        calibration_classes=CALIBRATION_CLASSES if config.thresholds_by_class else None,
     )
     write_manifest(folder, manifest)
     return publish(folder, repository, config.name)
+
+
+def predicted_classes(calibration: SetScores) -> dict[str, NDArray[np.int32]]:
+    """Score name -> the class predicted for each calibration score, in ascending order of scores.
+
+    Scores of a graph of several passes are those of a part of the set, taken evenly.
+    """
+    predicted = calibration.logits.argmax(1).astype(np.int32)
+    found = {}
+    for name, scores in calibration.scores.items():
+        rows = np.linspace(0, len(predicted) - 1, len(scores)).astype(np.int64)
+        found[name] = predicted[rows][np.argsort(scores, kind="stable")]
+    return found
 
 
 def detector_specs(

@@ -42,7 +42,7 @@ class Objective(nn.Module):
                                  network to `classifier.heads`; ValueError where the network does
                                  not fit
     start(batch)                 outputs of the starting network, evaluation mode, no gradients
-    begin_epoch(epoch)           counted from 0
+    begin_epoch(epoch, classifier)  counted from 0
     forward(batch, classifier)   term -> scalar, not weighted yet, in nats or squared units
 
     State that a resumed run must find again is in buffers, weights are in `classifier.heads`.
@@ -63,7 +63,7 @@ class Objective(nn.Module):
     def start(self, batch: Batch) -> None:
         """Nothing to measure, unless an objective says otherwise."""
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int, classifier: Classifier) -> None:
         """Nothing changes, unless an objective says otherwise."""
 
     def forward(self, batch: Batch, classifier: Classifier) -> dict[str, Tensor]:

@@ -31,7 +31,8 @@ class Vmdls(Objective):
     kl          KL(N(mu, sigma^2) || N(m_y, prior_std^2)), a mean over dimensions, inputs and then
                 classes; m_y is the mean of z of class y over the epoch before, so it starts with
                 the second epoch
-    classes     cross-entropy of the network's head, which reads mu and moves nothing but itself
+    classes     cross-entropy of the network's head, which reads mu and moves nothing but itself;
+                every epoch it starts as the classifier of the nearest class mean
 
     `distance`: `unit`, the unsquared distance of z / ||z||, as the released code has it: then no
     distance is above 2, and any `distancing_margin` from 2 on gives the same gradients; `square`,
@@ -98,15 +99,24 @@ class Vmdls(Objective):
         assert classifier.generator is not None  # noqa: S101
         return classifier.eval()(inputs).taps[classifier.generator]
 
-    def begin_epoch(self, epoch: int) -> None:
-        """The means of the epoch before, and this epoch's margin."""
+    def begin_epoch(self, epoch: int, classifier: Classifier) -> None:
+        """The means of the epoch before, the head that follows from them, this epoch's margin."""
         seen = self.counts[:, None]
         self.class_means = torch.where(seen > 0, self.sums / seen.clamp(min=1), self.class_means)
         self.started = epoch > 0
+        if self.started:
+            self._set_head(classifier)
         self.sums, self.counts = torch.zeros_like(self.sums), torch.zeros_like(self.counts)
         whole = self.distancing_margin or float(self.class_means.shape[1])
         steps = max(0, epoch - self.margins_epoch + 1)
         self.margin = torch.full_like(self.margin, min(whole, _FIRST_MARGIN + steps))
+
+    @torch.no_grad()
+    def _set_head(self, classifier: Classifier) -> None:
+        """The linear classifier of Gaussians N(m_y, prior_std^2): the nearest mean."""
+        head, variance = classifier.head, self.prior_std**2
+        head.weight.copy_(self.class_means / variance)
+        head.bias.copy_(-self.class_means.square().sum(1) / (2 * variance))
 
     def forward(self, batch: Batch, classifier: Classifier) -> dict[str, Tensor]:
         assert classifier.generator is not None  # noqa: S101
