@@ -198,7 +198,15 @@ def test_verify_names_the_broken_file(run: Run, models_dir: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "command", [["serve"], ["score"], ["models", "list"], ["models", "verify"], ["models", "show"]]
+    "command",
+    [
+        ["serve"],
+        ["score"],
+        ["models", "list"],
+        ["models", "verify"],
+        ["models", "show"],
+        ["keys", "new"],
+    ],
 )
 def test_every_command_has_an_example(run: Run, command: list[str]) -> None:
     result = run(*command, "--help")

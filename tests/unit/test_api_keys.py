@@ -6,13 +6,19 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
+from starlette.datastructures import Headers
 from typer.testing import CliRunner
 
 from service.api_keys import entry_of, new_secret, parse_entries, parse_key_file, read_key_file
+from service.auth import Gate
 from service.cli import app
-from service.errors import RateLimited
+from service.errors import KeyMissing, KeyUnknown, RateLimited
 from service.key_watch import KeyWatch
+from service.metrics import Metrics
 from service.rate_limit import TokenBucket
 from service.schemas import describe_problems
 from service.settings import Settings
@@ -219,3 +225,29 @@ def test_a_key_file_has_a_size(tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(b"#" * (2**20 + 1))
     with pytest.raises(ValueError, match="larger"):
         read_key_file(tmp_path / "keys")
+
+
+GATE = Gate(parse_entries([ENTRY]), None, Metrics(CollectorRegistry()))
+
+
+@given(
+    st.sampled_from([b"authorization", b"x-api-key"]),
+    st.one_of(st.binary(max_size=300), st.binary(max_size=40).map(lambda key: b"Bearer " + key)),
+)
+def test_whatever_bytes_a_header_holds_are_a_key_that_is_unknown(name: bytes, value: bytes) -> None:
+    with pytest.raises((KeyMissing, KeyUnknown)) as refused:
+        GATE.admit(Headers(raw=[(name, value)]), ("score",))
+    assert len(value) < 8 or value.decode("latin-1") not in str(refused.value)
+
+
+def test_the_first_header_that_holds_a_key_counts() -> None:
+    key = SECRET.encode()
+    for raw in (
+        [(b"authorization", b"Bearer " + key), (b"x-api-key", b"wrong")],
+        [(b"authorization", b"Basic d3Jvbmc="), (b"x-api-key", key)],
+    ):
+        assert GATE.admit(Headers(raw=raw), ("score",)).name == "mobile"
+    with pytest.raises(KeyUnknown):
+        GATE.admit(
+            Headers(raw=[(b"authorization", b"Bearer wrong"), (b"x-api-key", key)]), ("score",)
+        )
