@@ -25,7 +25,9 @@ from service.scoring import Deadline
 router = APIRouter(tags=["open inference protocol"], route_class=PlainRoute, dependencies=KEY)
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
+# larger bodies are taken apart, and longer answers put together, in a thread
 _PARSE_INLINE_BYTES = 64 * 1024
+_ENCODE_INLINE_INPUTS = 16
 
 
 @router.post(
@@ -82,7 +84,10 @@ async def _infer(request: Request, name: str, version: str | None) -> Response:
     timing = {"Server-Timing": server_timing(scored)}
     request.state.answer_headers = timing  # of an error, too
     refuse_failures(asked, scored.answers)
-    return _response(encode_answers(bundle, plan, asked, scored.answers), timing)
+    encoding = (bundle, plan, asked, scored.answers)
+    if len(scored.answers) > _ENCODE_INLINE_INPUTS:
+        return _response(await asyncio.to_thread(encode_answers, *encoding), timing)
+    return _response(encode_answers(*encoding), timing)
 
 
 def _sooner(deadline: Deadline, asked: InferRequest) -> Deadline:

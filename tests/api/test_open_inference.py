@@ -1,5 +1,6 @@
 """The official client of the Open Inference Protocol, and the wire as the protocol describes it."""
 
+import asyncio
 import base64
 import gzip
 import json
@@ -13,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
+import tritonclient.http.aio as triton_aio
 from live_server import LiveServer, live_server
 from numpy.typing import NDArray
 from pictures import encode, npy, ood_png, png_bomb
@@ -214,6 +216,19 @@ def test_several_requests_at_once(served: LiveServer) -> None:
         for number, request in enumerate(waiting):
             alone = client.infer("tiny", [pixels_input(ood_images(2, number))])
             assert rows_of(request.get_result()) == rows_of(alone)
+
+
+async def infer_from_asyncio(url: str, images: NDArray[np.uint8]) -> Any:
+    async with triton_aio.InferenceServerClient(url) as client:
+        assert await client.is_model_ready("tiny")
+        return await client.infer("tiny", [pixels_input(images)])
+
+
+def test_the_client_for_asyncio(served: LiveServer, client: triton.InferenceServerClient) -> None:
+    images = ood_images(40, 8)  # enough for the answer to be put together in a thread
+    url = served.url.removeprefix("http://")
+    result = asyncio.run(infer_from_asyncio(url, images))
+    assert rows_of(result) == rows_of(client.infer("tiny", [pixels_input(images)]))
 
 
 def test_a_bad_input_refuses_the_request_unless_errors_are_asked_for(
