@@ -37,7 +37,7 @@ function wantKey(error) {
   const again = !form.hidden;
   byId("unserved").hidden = true;
   byId("key-hint").textContent =
-    `${error.message}. It is kept in this page's memory only, and gone when the page is.`;
+    `${error.message} It is kept in this page's memory only, and gone when the page is.`;
   for (const modality of MODALITIES) byId(`${modality}-form`).hidden = true;
   // a link cannot carry a key
   for (const link of document.querySelectorAll(".keyless")) link.hidden = true;

@@ -3,7 +3,13 @@
 let key = null;
 
 /** The service wants a key, or does not know the one it got. */
-export class KeyWanted extends Error {}
+export class KeyWanted extends Error {
+  constructor(refused) {
+    super(refused ? "The service does not know this API key." : "This service wants an API key.");
+  }
+}
+
+const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 
 export function useKey(text) {
   key = text;
@@ -22,10 +28,11 @@ export async function ask(path, options = {}) {
   }
   const body = await response.json().catch(() => ({}));
   if (response.ok) return body;
+  if (response.status === 401) throw new KeyWanted(body.code === "key_unknown");
   const wait = response.headers.get("Retry-After");
   const later = response.status === 429 && wait ? ` Try again in ${wait} s.` : "";
   const detail = body.detail ?? `The service answers with status ${response.status}.`;
-  throw new (response.status === 401 ? KeyWanted : Error)(detail + later);
+  throw new Error(sentence(detail) + later);
 }
 
 const histograms = new Map();
