@@ -1,7 +1,7 @@
 """A progress bar on stderr, for work that takes longer than two seconds."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
@@ -28,6 +28,18 @@ def track(
 
     `weigh`: how many an item counts for.
     """
+    return track_all(items, what, sum(map(weigh, items)), weigh=weigh)
+
+
+def track_all(
+    items: Iterable[_Item],
+    what: str,
+    total: int,
+    *,
+    already: int = 0,
+    weigh: Callable[[_Item], int] = _one,
+) -> Iterator[_Item]:
+    """The same of items nobody has counted; `already`: done before the first of them."""
     started = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
@@ -37,7 +49,7 @@ def track(
         transient=True,
         auto_refresh=False,
     ) as progress:
-        task = progress.add_task(what, total=sum(map(weigh, items)), visible=False)
+        task = progress.add_task(what, total=total, completed=already, visible=False)
         for item in items:
             yield item
             late = time.monotonic() - started > _QUIET_SECONDS

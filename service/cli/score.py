@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from service.bundle import Modality
+from service.cli import bulk
 from service.cli.models import ModelsDir
 from service.cli.progress import track
 from service.cli.remote import ApiKey, score_client
@@ -34,9 +35,9 @@ def score(
         list[Path] | None,
         typer.Argument(
             exists=True,
-            dir_okay=False,
             readable=True,
-            help="images; .npy: uint8 images (N, H, W, C); .txt: one text; .jsonl: a text a line",
+            help="images; .npy: uint8 images (N, H, W, C); .txt: one text; .jsonl: a text a line; "
+            "with --out also folders, .csv and .parquet",
         ),
     ] = None,
     text: Annotated[list[str] | None, typer.Option(help="a text to score; repeatable")] = None,
@@ -58,18 +59,45 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="a table, one input a line")] = False,
     models_dir: ModelsDir = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="a data set into this Parquet file")
+    ] = None,
+    engine: bulk.EngineOption = "process",
+    cluster: bulk.Cluster = None,
+    workers: bulk.WorkerCount = None,
+    column: bulk.Column = None,
+    batch: bulk.Batch = 1,
+    partition_rows: bulk.PartitionRows = 1000,
+    restart: bulk.Restart = False,
 ) -> None:
     """Score images and texts: files, or what `--text` says.  Exit code 1 if any failed.
 
     A .txt file is one text, without its last line end; a line of a .jsonl file is a JSON string
     or an object with a field `text`.
 
+    With `--out` whole data sets: folders and tables too, on all processors or on a cluster, into
+    a Parquet file with one row an input, in order.  The same command goes on where it was stopped.
+
     Example: oodscore score photo.png --model fashion-mnist --json
 
     Example: oodscore score --text "my card was declined"
 
     Example: oodscore score *.png --url https://oodscore.example --csv > answers.csv
+
+    Example: oodscore score photographs --model cifar10 --out scores.parquet
     """
+    if out is not None:
+        _check_alone(("--text", text), ("--url", url), ("--json", as_json), ("--csv", as_csv))
+        options = bulk.BulkOptions(
+            out, engine, cluster, workers, column, batch, partition_rows, restart
+        )
+        asked = ScoreParameters(
+            model=model, version=version, detectors=detectors, id_acceptance=id_acceptance
+        )
+        bulk.score_data_set(files or (), asked, models_dir, options)
+        return
+    if folders := [str(file) for file in files or () if file.is_dir()]:
+        raise typer.BadParameter(f"{', '.join(folders)}: a folder is scored with --out")
     items = read_items(files or (), text or ())
     if not items:
         raise typer.BadParameter("nothing to score; give files or --text")
@@ -91,6 +119,12 @@ def score(
         failed = _score_all(items, backend, tell)
     if failed:
         raise typer.Exit(1)
+
+
+def _check_alone(*others: tuple[str, object]) -> None:
+    """Raises typer.BadParameter."""
+    if given := [name for name, value in others if value]:
+        raise typer.BadParameter(f"--out does not go with {', '.join(given)}")
 
 
 def _check_format(as_json: bool, as_csv: bool, modalities: Collection[Modality]) -> None:

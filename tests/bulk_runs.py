@@ -1,0 +1,61 @@
+"""Bulk runs of the command line: a table of scores, what was printed, the exit code."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from service.bulk.engines import ENGINES
+from service.bulk.worker import score_partition
+from service.cli import app
+
+
+@dataclass
+class BulkRun:
+    status: int
+    printed: str
+    out: Path
+    partitions: list[int]  # numbers of those that were scored
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return pq.read_table(self.out).to_pylist()
+
+
+class InThisProcess:
+    """An engine without workers, so that most tests start none; `dies_at`: partition before
+    which it is stopped."""
+
+    def __init__(self) -> None:
+        self.scored: list[int] = []
+        self.dies_at: int | None = None
+
+    def __call__(self, job: Any, partitions: Any, workers: int, address: str | None) -> Any:
+        for partition in partitions:
+            if partition.number == self.dies_at:
+                raise KeyboardInterrupt
+            self.scored.append(partition.number)
+            yield partition, score_partition(job, partition)
+
+
+class BulkRunner:
+    def __init__(self, folder: Path, models_dir: Path, engine: InThisProcess) -> None:
+        self.folder = folder
+        self.models_dir = models_dir
+        self.engine = engine
+
+    def __call__(self, *arguments: object, out: str = "scores.parquet") -> BulkRun:
+        self.engine.scored = []
+        target = self.folder / out
+        words = [*map(str, arguments), "--out", str(target), "--models-dir", str(self.models_dir)]
+        result = CliRunner().invoke(app, ["score", *words])
+        return BulkRun(result.exit_code, result.output, target, self.engine.scored)
+
+
+def bulk_runner(folder: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> BulkRunner:
+    engine = InThisProcess()
+    monkeypatch.setitem(ENGINES, "process", engine)
+    return BulkRunner(folder, models_dir, engine)

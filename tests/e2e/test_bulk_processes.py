@@ -1,0 +1,149 @@
+"""Real worker processes, killed and stopped.  A named pipe among the inputs holds a worker until
+the test has seen to it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from bulk_runs import bulk_runner
+from pictures import id_png, ood_png
+
+_PATIENCE = 120
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    give_up = time.monotonic() + _PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < give_up, condition
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three partitions of two; the last input is a pipe nobody writes to."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for index in range(5):
+        picture = id_png(index) if index % 2 else ood_png(index)
+        (folder / f"{index}.png").write_bytes(picture)
+    os.mkfifo(folder / "5.png")
+    return folder
+
+
+@contextmanager
+def running(folder: Path, models_dir: Path, *more: str) -> Generator[psutil.Popen]:
+    process = psutil.Popen(
+        [
+            *(sys.executable, "-m", "service", "score", str(folder), "--model", "tiny"),
+            *("--models-dir", str(models_dir), "--partition-rows", "2"),
+            *("--workers", "1", "--out", str(folder.parent / "scores.parquet"), *more),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # a signal to its group does not reach this test
+    )
+    try:
+        yield process
+    finally:
+        for child in workers_of(process):
+            child.kill()
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def workers_of(process: psutil.Popen) -> list[psutil.Process]:
+    if has_ended(process):
+        return []
+    children = process.children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(_command(child))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Also where nobody has asked for its exit code yet."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def finished_parts(folder: Path) -> list[str]:
+    parts = folder.parent / "scores.parquet.parts"
+    return sorted(part.name for part in parts.glob("part-*.parquet"))
+
+
+def reading_the_pipe(folder: Path) -> int | None:
+    """A writer's end of the pipe, once a worker has opened the other."""
+    try:
+        return os.open(folder / "5.png", os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+
+
+@contextmanager
+def feeding(folder: Path, data: bytes) -> Generator[None]:
+    """Whoever reads the pipe gets the picture."""
+
+    def feed() -> None:
+        with (folder / "5.png").open("wb") as pipe:
+            pipe.write(data)
+
+    thread = threading.Thread(target=feed, daemon=True)
+    thread.start()
+    yield
+    thread.join(_PATIENCE)
+    assert not thread.is_alive()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes and signals")
+@pytest.mark.parametrize(
+    "stop", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_killed_workers_and_runs_lose_no_row_and_double_none(
+    folder: Path, models_dir: Path, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(folder, models_dir) as run:
+        pipe = wait_for(lambda: reading_the_pipe(folder))
+        (worker,) = workers_of(run)
+        wait_for(lambda: len(finished_parts(folder)) == 2)
+        worker.kill()
+        wait_for(lambda: has_ended(worker))
+        os.close(pipe)
+        pipe = wait_for(lambda: reading_the_pipe(folder))
+        (another,) = workers_of(run)
+        assert another.pid != worker.pid
+        run.send_signal(stop)
+        printed, _ = run.communicate(timeout=_PATIENCE)
+        wait_for(lambda: has_ended(another))
+        os.close(pipe)
+    assert run.returncode == (1 if stop == signal.SIGINT else -stop)
+    assert (b"the same command goes on" in printed) is (stop == signal.SIGINT)
+    assert finished_parts(folder) == ["part-000000.parquet", "part-000001.parquet"]
+
+    with running(folder, models_dir) as run, feeding(folder, id_png(5)):
+        printed, _ = run.communicate(timeout=_PATIENCE)
+    assert run.returncode == 0, printed
+    assert b"(3 partitions, 2 of them there already" in printed
+
+    (folder / "5.png").unlink()
+    (folder / "5.png").write_bytes(id_png(5))
+    whole = bulk_runner(tmp_path, models_dir, monkeypatch)(
+        folder, "--model", "tiny", out="2.parquet"
+    )
+    assert pq.read_table(folder.parent / "scores.parquet").to_pylist() == whole.rows
+    assert [row["index"] for row in whole.rows] == list(range(6))
