@@ -78,11 +78,14 @@ class Lane:
     def take(self, now: float, *, runs: bool, reason: str, expired: Callable[[Job], None]) -> Round:
         """The next batch: from every job its share.  `expired` hears of jobs that are too late."""
         slots: list[Slot] = []
-        if runs:
-            while self._ready and len(slots) < self.limits.rows:
-                slots.append(self._ready.popleft())
+        seconds = 0.0
+        while runs and self._ready and len(slots) < self.limits.rows:
+            each = self._ready[0].job.work_each
+            if slots and seconds + each > LONGEST_RUN_SECONDS:
+                break
+            slots.append(self._ready.popleft())
+            seconds += each
         most = self.limits.rows if runs else self.limits.rows - len(self._ready) - self._preparing
-        seconds = sum(slot.job.work_each for slot in slots)
         while self._jobs and len(slots) < most:
             job = self._jobs.popleft()
             if job.asked.deadline.at <= now:
