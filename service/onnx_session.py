@@ -93,9 +93,10 @@ class OnnxSession:
         if len(batch) == 0:
             raise ValueError("an empty batch cannot be scored")
         arrays = self._session.run(list(outputs), {self._input: batch})
-        for name, array in zip(outputs, arrays, strict=True):
-            if len(array) != len(batch):
-                raise RuntimeError(f"{name} has {len(array)} rows for {len(batch)} inputs")
+        rows = len(batch)
+        if any(array.shape[0] != rows for array in arrays):
+            found = {name: len(array) for name, array in zip(outputs, arrays, strict=True)}
+            raise RuntimeError(f"not {rows} rows in each output: {found}")
         return dict(zip(outputs, arrays, strict=True))
 
     def _check_tensor(self, tensor: Any, kind: str, shape: tuple[int | None, ...]) -> None:

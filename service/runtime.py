@@ -155,7 +155,7 @@ class Runtime:
         came_at = time.monotonic()
         for graph in bundle.unopened(plan):
             await _result(self._opening.submit(bundle.session, graph), deadline)
-        asked = Asked(bundle, plan, inputs, deadline, seconds_of(bundle, plan, inputs))
+        asked = Asked(bundle, plan, inputs, deadline, *seconds_of(bundle, plan, inputs))
         patience = deadline.remaining_seconds
         if patience <= 0:
             raise DeadlinePassed(deadline.seconds)

@@ -239,14 +239,20 @@ class Network:
         return Found(answers, sizes)
 
     def _answer(self, rows: Sequence[Prepared], plans: Sequence[Plan]) -> list[Answer]:
-        distinct = list({id(plan): plan for plan in plans}.values())
+        first = plans[0]
+        distinct = [first]
+        if any(plan is not first for plan in plans):
+            distinct = list({id(plan): plan for plan in plans}.values())
         outputs: Outputs = {}
         batch = self._batch(rows)
         for graph, session in self._sessions.items():
-            names = dict.fromkeys(name for plan in distinct for name in plan.outputs_of(graph))
-            outputs |= self._run(graph, session, batch, list(names))
+            names = first.outputs_of(graph)
+            if len(distinct) > 1:
+                some = (name for plan in distinct for name in plan.outputs_of(graph))
+                names = list(dict.fromkeys(some))
+            outputs |= self._run(graph, session, batch, names)
         if len(distinct) == 1:
-            answers = list[Answer](decide(outputs, plans[0]))
+            answers = list[Answer](decide(outputs, first))
         else:
             answers = _decide_each(outputs, plans, distinct)
         if self._encoder is None:

@@ -1,7 +1,7 @@
-"""How much a graph is given at once: the smallest batch that is as fast a row as any.
+"""How much a graph is given at once: the largest batch that is as fast a row as any.
 
-Measured when the graph is opened.  Small batches let others in sooner; on a CPU larger ones are
-often no faster, and on short texts or a GPU they are several times as fast.
+Measured when the graph is opened.  A batch holds what waits, so that a large bound costs nobody
+anything while little waits; some networks are slower a row where a batch leaves the caches.
 """
 
 from collections.abc import Callable
@@ -9,10 +9,8 @@ from dataclasses import dataclass
 
 # one run of a graph should take no longer, so that no other input waits long for its turn
 LONGEST_RUN_SECONDS = 0.1
-# nor is it worth anything to split what takes less
-_SHORTEST_RUN_SECONDS = 0.005
 _AS_FAST = 1.05  # closer is noise
-_RUNS = 3  # of each size; the fastest one counts
+_RUNS = 2  # of each size; the faster one counts
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Tuning:
     rows: int
     seconds_per_row: float
     tokens_per_row: int = 1
-    threads: int = 1
+    gain: float = 1.0  # how many times as long a row takes alone
 
     @property
     def tokens(self) -> int:
@@ -45,7 +43,5 @@ def tune(seconds: Callable[[int], float], max_rows: int, *, tokens_per_row: int 
             break
         rows *= 2
     best = min(measured.values())
-    chosen = min(rows for rows, each in measured.items() if each <= best * _AS_FAST)
-    short = [rows for rows, each in measured.items() if rows * each <= _SHORTEST_RUN_SECONDS]
-    chosen = max(chosen, *short, 1)
-    return Tuning(chosen, measured[chosen], tokens_per_row)
+    chosen = max(rows for rows, each in measured.items() if each <= best * _AS_FAST)
+    return Tuning(chosen, measured[chosen], tokens_per_row, measured[1] / measured[chosen])

@@ -16,16 +16,18 @@ _CHARACTERS_PER_TOKEN = 4
 _SPECIAL_TOKENS = 2
 
 
-def seconds_of(bundle: LoadedBundle, plan: Plan, inputs: Sequence[Input]) -> float:
-    """Of all inputs together, by the speed of the plan's graphs, which have to be open."""
+def seconds_of(bundle: LoadedBundle, plan: Plan, inputs: Sequence[Input]) -> tuple[float, float]:
+    """Of all inputs together, by the speed of the plan's graphs, which have to be open; and what
+    of it passes before any graph runs.
+    """
     sessions = [bundle.session(graph) for graph in plan.graphs]
     spec = bundle.manifest.input
     if isinstance(spec, TextInput):
         each = sum(session.tuning.seconds_per_token for session in sessions)
-        return each * sum(_tokens(item, spec.max_tokens) for item in inputs)
+        return each * sum(_tokens(item, spec.max_tokens) for item in inputs), 0.0
     each = sum(session.tuning.seconds_per_row for session in sessions)
-    pixels = sum(_pixels(item, spec.shape) for item in inputs)
-    return each * len(inputs) + pixels * _SECONDS_PER_PIXEL
+    prepare = sum(_pixels(item, spec.shape) for item in inputs) * _SECONDS_PER_PIXEL
+    return each * len(inputs) + prepare, prepare
 
 
 def limits_of(bundle: LoadedBundle, plan: Plan, limits: BatchLimits) -> BatchLimits:

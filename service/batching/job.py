@@ -20,6 +20,7 @@ class Asked:
     inputs: Sequence[Input]
     deadline: Deadline
     work_seconds: float  # what all inputs are going to take
+    prepare_seconds: float = 0.0  # of it, before any graph runs
 
 
 class Job:

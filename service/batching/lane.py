@@ -11,6 +11,9 @@ from service.bundle import FORWARD
 from service.scoring import Network
 from service.tuning import LONGEST_RUN_SECONDS
 
+_BATCHES_PAY = 1.5
+_WORTH_A_THREAD_SECONDS = 0.001
+
 
 @dataclass
 class Round:
@@ -34,9 +37,12 @@ class Lane:
         self.bundle = bundle
         self.network = Network(bundle, plan.graphs, limits.on_demand_rows)
         self.limits = limits_of(bundle, plan, limits)
-        # a session with many threads of its own, or a device, runs one batch at a time
+        # one batch at a time where a session has many threads of its own or a device; and where
+        # batches pay: a second thread would take what comes one by one, and no batch would form
         session = bundle.session(FORWARD)
-        alone = session.threads > 1 or session.provider != "cpu"
+        alone = (
+            session.threads > 1 or session.provider != "cpu" or session.tuning.gain > _BATCHES_PAY
+        )
         self._most_running = 1 if alone else workers
         self.running = 0
         self.virtual_seconds = 0.0  # of work it was given; the lane with least is next
@@ -72,8 +78,12 @@ class Lane:
 
     @property
     def can_prepare(self) -> bool:
-        """Its next batch, while others run."""
-        return bool(self._jobs) and len(self._ready) + self._preparing < self.limits.rows
+        """Its next batch, while others run; what takes no time is left to them."""
+        return (
+            bool(self._jobs)
+            and self._jobs[0].asked.prepare_seconds > _WORTH_A_THREAD_SECONDS
+            and len(self._ready) + self._preparing < self.limits.rows
+        )
 
     def take(self, now: float, *, runs: bool, reason: str, expired: Callable[[Job], None]) -> Round:
         """The next batch: from every job its share.  `expired` hears of jobs that are too late."""

@@ -359,13 +359,13 @@ def test_many_callers_of_all_kinds(world: World) -> None:
 @pytest.mark.parametrize(
     ("seconds", "rows"),
     [
-        (lambda rows: 0.02 * rows, 1),  # a batch is no faster a row
-        (lambda rows: 0.02 + 0.001 * rows, 32),  # longer than that it may not take
-        (lambda rows: 0.0001 * rows, 32),  # too short to be worth splitting
-        (lambda rows: 0.01 * rows if rows < 4 else 0.02 * rows, 1),  # larger ones are slower
+        (lambda rows: 0.02 * rows, 4),  # longer than 0.1 s it may not take
+        (lambda rows: 0.02 + 0.001 * rows, 64),  # the larger the better
+        (lambda rows: 0.0001 * rows, 64),  # all the same
+        (lambda rows: 0.01 * rows if rows < 4 else 0.02 * rows, 2),  # larger ones are slower
     ],
 )
-def test_the_batch_is_the_smallest_that_is_as_fast_as_any(
+def test_the_batch_is_the_largest_that_is_as_fast_as_any(
     seconds: Callable[[int], float], rows: int
 ) -> None:
     tuning = tune(seconds, 64, tokens_per_row=10)
