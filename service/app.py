@@ -33,6 +33,7 @@ from service.routes import (
 )
 from service.runtime import Runtime
 from service.settings import Settings
+from service.shortcut import ScoreShortcut
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastA
     )
     app.state.runtime = runtime
     app.state.gate = _gate(settings, metrics)
+    app.add_middleware(ScoreShortcut, route=score.route())
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **_cross_origin(settings.cors_origins))
     # the last one added is the outermost

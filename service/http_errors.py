@@ -112,14 +112,19 @@ def internal_error_response(instance: str) -> Response:
     )
 
 
+def refusal(request: Request, error: ServiceError) -> Response:
+    """The answer to a request that raised it; counted."""
+    request.app.state.runtime.metrics.rejected_requests.labels(error.code).inc()
+    headers = getattr(request.state, "answer_headers", None)
+    return service_error_response(error, request.url.path, headers)
+
+
 def install(app: FastAPI) -> None:
     """Answer every refusal of the routes, of FastAPI and of the router as a problem."""
 
     async def on_service_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, ServiceError)  # noqa: S101  registered for nothing else
-        request.app.state.runtime.metrics.rejected_requests.labels(exc.code).inc()
-        headers = getattr(request.state, "answer_headers", None)
-        return service_error_response(exc, request.url.path, headers)
+        return refusal(request, exc)
 
     async def on_validation_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)  # noqa: S101

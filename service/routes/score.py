@@ -84,6 +84,12 @@ async def score(request: Request) -> Response:
     )
 
 
+def route() -> PlainRoute:
+    """The one above."""
+    (only,) = (known for known in router.routes if isinstance(known, PlainRoute))
+    return only
+
+
 async def gone(request: Request) -> Exception:
     """Returns once the caller has closed its connection; its body has been read."""
     while (await request.receive())["type"] != "http.disconnect":

@@ -360,7 +360,7 @@ def test_many_callers_of_all_kinds(world: World) -> None:
     ("seconds", "rows"),
     [
         (lambda rows: 0.02 * rows, 4),  # longer than 0.1 s it may not take
-        (lambda rows: 0.02 + 0.001 * rows, 64),  # the larger the better
+        (lambda rows: 0.02 + 0.001 * rows, 32),  # the larger the better
         (lambda rows: 0.0001 * rows, 64),  # all the same
         (lambda rows: 0.01 * rows if rows < 4 else 0.02 * rows, 2),  # larger ones are slower
     ],

@@ -1,0 +1,161 @@
+"""The tables of docs/serving.md, out of committed results:  python -m benchmarks.service_tables"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.page_blocks import fill, table
+from benchmarks.service.contenders import CONTENDERS
+from benchmarks.service.workloads import WORKLOADS
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "serving.md"
+RESULTS = ROOT / "benchmarks" / "results"
+PEERS = ("litserve", "mlserver", "bentoml", "ray")
+_MISSING = "Not measured yet.\n"
+
+
+def blocks() -> dict[str, str]:
+    """Name of the mark -> what belongs between its two ends."""
+    record = _read("service.json")
+    workloads: dict[str, Any] = record.get("workloads", {})
+    made = {
+        f"service: {name}": _workload(workloads[name]) if name in workloads else _MISSING
+        for name in WORKLOADS
+    }
+    made["service: neighbours"] = _neighbours(workloads)
+    made["service: overload"] = _overload(_read("service_overload.json"))
+    made["service: soak"] = _soak(_read("service_soak.json"))
+    return made
+
+
+def filled(page: str) -> str:
+    """The page with every block of today."""
+    return fill(page, blocks(), "docs/serving.md")
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = RESULTS / name
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _load(found: Mapping[str, Any]) -> str:
+    return f"{found['environment']['load_average']:g}"
+
+
+def _workload(found: Mapping[str, Any]) -> str:
+    bare = found["bare"]["cpu_milliseconds"]
+    about = (
+        f"{found['model']}, {found['scores']} scores, {found['threads']} thread(s) an inference, "
+        f"at most {found['batch_rows']} inputs a batch; load average {_load(found)} "
+        f"before the run, commit {found['environment']['commit']}. The bare session takes "
+        f"{bare:.2f} ms of CPU a request, one request at a time.\n\n"
+    )
+    rows: list[list[str]] = []
+    for name, contender in found["contenders"].items():
+        version = found["versions"][name]
+        title = CONTENDERS[name].title + (f" {version}" if name in PEERS else "")
+        for concurrency, load in contender["load"].items():
+            rows.append(
+                [
+                    title,
+                    concurrency,
+                    f"{load['cpu_milliseconds']:.2f}",
+                    f"{load['cpu_milliseconds'] / bare:.2f}",
+                    f"{load['requests_per_second']:.0f}",
+                    f"{load['p50_milliseconds']:.0f}",
+                    f"{load['p99_milliseconds']:.0f}",
+                    f"{contender['resident_mib']:.0f}",
+                ]
+            )
+    header = ["", "at once", "CPU ms", "of bare", "requests/s", "p50 ms", "p99 ms", "MiB"]
+    left_out = "".join(
+        f"\n{CONTENDERS[name].title}: no figures, {why}.\n"
+        for name, why in found["failures"].items()
+    )
+    return about + table(header, rows) + left_out
+
+
+def _neighbours(workloads: Mapping[str, Any]) -> str:
+    """Of the small network's run."""
+    found = workloads.get("png-small")
+    if found is None:
+        return _MISSING
+    rows = [
+        [
+            CONTENDERS[name].title,
+            *(f"{lost['good_lost']} of {lost['of']}" for lost in contender["neighbours"].values()),
+            ", ".join(
+                map(
+                    str,
+                    sorted(
+                        {
+                            s
+                            for lost in contender["neighbours"].values()
+                            for s in lost["cut_answered"]
+                        }
+                    ),
+                )
+            ),
+        ]
+        for name, contender in found["contenders"].items()
+    ]
+    header = ["", "lost, header cut", "lost, body cut", "the cut image was answered"]
+    return table(header, rows)
+
+
+def _overload(found: Mapping[str, Any]) -> str:
+    if not found:
+        return _MISSING
+    accepted, refused = found["accepted_milliseconds"], found["refused_milliseconds"]
+    memory = found["memory_mib"]
+    rows = [
+        ["peak, closed loop", f"{found['peak_per_second']:.0f} requests/s"],
+        ["offered", f"{found['offered_per_second']:.0f} requests/s"],
+        [
+            "answered",
+            f"{found['good_per_second']:.0f} requests/s, "
+            f"{100 * found['goodput']:.0f} % of the peak",
+        ],
+        [
+            "p99 of the accepted",
+            f"{accepted['p99']:.0f} ms; the deadline was {found['deadline_milliseconds']:.0f} ms",
+        ],
+        [
+            "refused with 429",
+            f"{found['statuses'].get('429', 0)}, p50 {refused['p50']:.0f} ms, "
+            f"p99 {refused['p99']:.0f} ms"
+            if refused
+            else "none",
+        ],
+        ["found no connection", str(found["failures"].get("no free connection", 0))],
+        [
+            "memory before, highest, last",
+            " / ".join(f"{memory[k]:.0f}" for k in ("before", "highest", "last")) + " MiB",
+        ],
+        ["throughput in the 2 s after", f"{100 * found['recovery']:.0f} % of the peak"],
+    ]
+    return f"Load average {_load(found)} before the run.\n\n" + table(["", ""], rows)
+
+
+def _soak(found: Mapping[str, Any]) -> str:
+    if not found:
+        return _MISSING
+    slices = found["slices"]
+    memory = [each["resident_mib"] for each in slices]
+    p99 = [each["milliseconds"]["p99"] for each in slices]
+    lost = sum(sum(each["failures"].values()) + sum(each["others"].values()) for each in slices)
+    answered = sum(each["answered"] for each in slices)
+    threads = {each["threads"] for each in slices}
+    return (
+        f"{len(slices)} minutes at {found['offered_per_second']:.0f} requests/s, "
+        f"{answered} answered, {lost} refused or failed. Memory after the first minute "
+        f"{memory[0]:.0f} MiB, after the last {memory[-1]:.0f} MiB, highest {max(memory):.0f}; "
+        f"threads {', '.join(map(str, sorted(threads)))}; p99 by the minute {min(p99):.0f} to "
+        f"{max(p99):.0f} ms. Load average {_load(found)} at the end.\n"
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text()))
