@@ -66,6 +66,10 @@ bench: $(DEV) ## measure; writes JSON under benchmarks/results/
 	.venv/bin/python -m benchmarks.bundle_tables
 	.venv/bin/python -m benchmarks.drift_detection
 	.venv/bin/python -m benchmarks.drift_tables
+	.venv/bin/python -m benchmarks.service.compare
+	.venv/bin/python -m benchmarks.service.overload
+	.venv/bin/python -m benchmarks.service.soak
+	.venv/bin/python -m benchmarks.service_tables
 
 bundle: $(DEV) ## train and publish models/fashion-mnist as a new version
 	.venv/bin/oodscore-train run training/configs/fashion_mnist.toml

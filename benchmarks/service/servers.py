@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-READY_SECONDS = 300
+READY_SECONDS = 120
 
 
 def free_port() -> int:

@@ -86,7 +86,7 @@ class Model:
         outputs = self.classifier(self.rows(body))
         scores: dict[str, torch.Tensor] = {}
         for name, detector in self.of_logits.items():
-            scores[name] = detector.predict_features(outputs.logits)
+            scores[name] = detector.predict(outputs.logits)
         for name, detector in self.of_features.items():
             scores[name] = torch.as_tensor(detector.predict_features(outputs.features)).flatten()
         for detector in self.ours:

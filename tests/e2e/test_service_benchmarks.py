@@ -1,0 +1,27 @@
+"""The benchmarks of the service in small: they run, nobody is lost, what is refused is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.service import compare, overload
+
+MODELS = Path(__file__).parents[2] / "models"
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--quick", "--contenders", "oodscore", "--workloads", "png-small"]
+    compare.main([*arguments, "--models", str(MODELS)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4  # one for each number of clients
+
+
+def test_overload(capsys: pytest.CaptureFixture[str]) -> None:
+    overload.main(["--quick", "--models", str(MODELS), "--workload", "png-small"])
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["statuses"]) <= {"200", "429", "504"}
+    assert found["statuses"]["200"] > 0
+    assert found["recovery"] > 0
