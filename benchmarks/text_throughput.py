@@ -108,7 +108,8 @@ def compare(
     alone: Callable[[], Used], served: Callable[[], Used], texts: int, seconds: float
 ) -> dict[str, Any]:
     """Pairs of rounds, the first of the two in turn, until `seconds` have passed."""
-    alone(), served()
+    for call in (alone, served):
+        call()
     pairs: list[tuple[Used, Used]] = []
     deadline = time.monotonic() + seconds
     while len(pairs) < FEWEST_PAIRS or time.monotonic() < deadline:

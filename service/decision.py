@@ -220,8 +220,8 @@ def _held_against(
     if all(detector.by_class is None for detector in plan.detectors):
         pooled = p_value_columns([d.calibration for d in plan.detectors], list(columns))
         return pooled.T.tolist(), [plan.thresholds] * len(labels)
-    found = np.empty(columns.shape)
-    thresholds = np.empty(columns.shape)
+    found = np.zeros_like(columns, dtype=np.float64)
+    thresholds = np.zeros_like(columns, dtype=np.float64)
     predicted = np.asarray(labels)
     for place, detector in enumerate(plan.detectors):
         for label in set(labels):
