@@ -27,16 +27,19 @@ class BulkRun:
 
 class InThisProcess:
     """An engine without workers, so that most tests start none; `dies_at`: partition before
-    which it is stopped."""
+    which it is stopped; `loses`: one that it never gives back."""
 
     def __init__(self) -> None:
         self.scored: list[int] = []
         self.dies_at: int | None = None
+        self.loses: int | None = None
 
     def __call__(self, job: Any, partitions: Any, workers: int, address: str | None) -> Any:
         for partition in partitions:
             if partition.number == self.dies_at:
                 raise KeyboardInterrupt
+            if partition.number == self.loses:
+                continue
             self.scored.append(partition.number)
             yield partition, score_partition(job, partition)
 

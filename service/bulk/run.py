@@ -6,6 +6,7 @@ from pathlib import Path
 
 from service.bulk.arrow import Table
 from service.bulk.engines import ENGINES, EngineName
+from service.bulk.errors import PartitionFailed
 from service.bulk.job import Job
 from service.bulk.partitions import DataSet, Partition
 from service.bulk.store import Store
@@ -62,6 +63,10 @@ def run_bulk(
                 run(job, missing, count, workers.address), there, data.count
             ):
                 store.put(partition, scores)
+        if lost := [str(partition.number) for partition in missing if not store.has(partition)]:
+            raise PartitionFailed(
+                f"no worker gave back partitions {', '.join(lost)}; the same command scores them"
+            )
         store.finish(data.partitions)
     return _outcome(store.rows(), data, len(data.partitions) - len(missing))
 

@@ -216,6 +216,16 @@ def test_two_runs_do_not_share_an_output(bulk: BulkRunner, photographs: Path) ->
     assert "another run" in refused.printed
 
 
+def test_a_partition_that_an_engine_loses_is_missed(bulk: BulkRunner, photographs: Path) -> None:
+    bulk.engine.loses = 1
+    run = bulk(photographs, "--partition-rows", 2)
+    assert run.status == 1
+    assert "no worker gave back partitions 1" in run.printed
+    assert not run.out.exists()
+    bulk.engine.loses = None
+    assert bulk(photographs, "--partition-rows", 2).partitions == [1]
+
+
 def test_a_batch_keeps_every_row(bulk: BulkRunner, photographs: Path) -> None:
     alone, together = bulk(photographs), bulk(photographs, "--batch", 4, out="batch.parquet")
     for one, other in zip(alone.rows, together.rows, strict=True):

@@ -5,28 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 from bulk_runs import bulk_runner
+from named_pipe import PATIENCE, being_read, feeding, wait_for
 from pictures import id_png, ood_png
-
-_PATIENCE = 120
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    give_up = time.monotonic() + _PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < give_up, condition
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture
@@ -87,29 +75,6 @@ def finished_parts(folder: Path) -> list[str]:
     return sorted(part.name for part in parts.glob("part-*.parquet"))
 
 
-def reading_the_pipe(folder: Path) -> int | None:
-    """A writer's end of the pipe, once a worker has opened the other."""
-    try:
-        return os.open(folder / "5.png", os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:
-        return None
-
-
-@contextmanager
-def feeding(folder: Path, data: bytes) -> Generator[None]:
-    """Whoever reads the pipe gets the picture."""
-
-    def feed() -> None:
-        with (folder / "5.png").open("wb") as pipe:
-            pipe.write(data)
-
-    thread = threading.Thread(target=feed, daemon=True)
-    thread.start()
-    yield
-    thread.join(_PATIENCE)
-    assert not thread.is_alive()
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes and signals")
 @pytest.mark.parametrize(
     "stop", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
@@ -118,25 +83,25 @@ def test_killed_workers_and_runs_lose_no_row_and_double_none(
     folder: Path, models_dir: Path, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(folder, models_dir) as run:
-        pipe = wait_for(lambda: reading_the_pipe(folder))
+        pipe = wait_for(lambda: being_read(folder / "5.png"))
         (worker,) = workers_of(run)
         wait_for(lambda: len(finished_parts(folder)) == 2)
         worker.kill()
         wait_for(lambda: has_ended(worker))
         os.close(pipe)
-        pipe = wait_for(lambda: reading_the_pipe(folder))
+        pipe = wait_for(lambda: being_read(folder / "5.png"))
         (another,) = workers_of(run)
         assert another.pid != worker.pid
         run.send_signal(stop)
-        printed, _ = run.communicate(timeout=_PATIENCE)
+        printed, _ = run.communicate(timeout=PATIENCE)
         wait_for(lambda: has_ended(another))
         os.close(pipe)
     assert run.returncode == (1 if stop == signal.SIGINT else -stop)
     assert (b"the same command goes on" in printed) is (stop == signal.SIGINT)
     assert finished_parts(folder) == ["part-000000.parquet", "part-000001.parquet"]
 
-    with running(folder, models_dir) as run, feeding(folder, id_png(5)):
-        printed, _ = run.communicate(timeout=_PATIENCE)
+    with running(folder, models_dir) as run, feeding(folder / "5.png", id_png(5)):
+        printed, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode == 0, printed
     assert b"(3 partitions, 2 of them there already" in printed
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from typing import Any
 from uuid import uuid4
 
@@ -43,7 +44,7 @@ def run(
             return client.submit(score_partition, job, partition, key=key, pure=False)
 
         most = _UNDER_WAY * max(1, sum(client.ncores().values()))
-        first = [submit(partition) for partition, _ in zip(waiting, range(most), strict=False)]
+        first = [submit(partition) for partition in islice(waiting, most)]
         done = distributed.as_completed(first, loop=client.loop)
         for future in done:
             try:
@@ -52,6 +53,5 @@ def run(
                 raise PartitionFailed(str(exc)) from exc
             yield of_future.pop(future.key), data
             future.release()
-            for partition in waiting:
+            for partition in islice(waiting, 1):
                 done.add(submit(partition))
-                break

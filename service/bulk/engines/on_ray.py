@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from service.bulk.engines.packages import package
@@ -33,7 +34,7 @@ def run(
         waiting = iter(partitions)
         while True:
             most = _UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
-            for partition, _ in zip(waiting, range(most - len(running)), strict=False):
+            for partition in islice(waiting, max(0, most - len(running))):
                 running[score.remote(job_there, partition)] = partition
             if not running:
                 return
