@@ -91,10 +91,12 @@ def run_arm(arm: Arm, base: RunConfig, folder: Path) -> Outcome:
                 | {_FILTERED: (_rewritten(folder, data.test_ood[_FILTERED][0]),)},
             }
         )
+    recipe = base.optimiser
+    assert recipe is not None, base.name  # noqa: S101
     config = base.model_copy(
         update={
             "data": data.model_copy(update={"proxy_ood": ()}),
-            "optimiser": base.optimiser.model_copy(update=dict(arm.recipe)),
+            "optimiser": recipe.model_copy(update=dict(arm.recipe)),
             "detectors": tuple(DetectorConfig(name=name) for name in SCORES),
             "combiners": (),
         }

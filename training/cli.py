@@ -22,6 +22,7 @@ from training.evaluate import (
 from training.export import ParityError
 from training.export.backward import UnsupportedOperator
 from training.export.int8 import NothingToQuantise
+from training.fit.command import fit
 from training.generate import Order, write_outliers
 from training.generators import IMAGE_GENERATORS, TEXT_GENERATORS
 from training.optimise import CheckpointMismatch
@@ -50,6 +51,9 @@ _EXPECTED = (
     UnsupportedOperator,
     ValueError,
 )
+
+
+app.command()(fit)
 
 
 @app.command()

@@ -101,6 +101,9 @@ class DataConfig(_Section):
     dev_count: Annotated[int, Field(ge=19)]
     cal_count: Annotated[int, Field(ge=19)]  # thresholds and p-values; nothing is fitted on it
     test_ood: dict[str, Sources]
+    # The classes in the order of the logits, of a network that was trained elsewhere; the data may
+    # hold fewer of them, in any order.  Left out: those of train.
+    class_names: tuple[str, ...] = ()
     proxy_ood: tuple[str, ...] = ()  # made from dev-ID; for learnt weights only
     # Of what is left for train-ID, so many inputs; None: all.
     train_count: Annotated[int, Field(ge=1)] | None = None
@@ -269,6 +272,8 @@ class RunConfig(_Section):
     # Weights to start from, in place of random ones: checkpoint.safetensors of a bundle, or
     # checkpoint.pt of a run of ours; ${NAME} stands for an environment variable.
     start_from: str | None = None
+    # The network was trained elsewhere and stays as it is: nothing is trained here.
+    trained: bool = False
     id_acceptance: Annotated[float, Field(gt=0, lt=1)] = 0.95
     # Test-ID images that go into the bundle as golden inputs, beside noise; 0 where the data
     # may not be redistributed.
@@ -280,7 +285,7 @@ class RunConfig(_Section):
     # Texts that go into the bundle as golden inputs, beside some of ours: never of others' data.
     golden_texts: tuple[str, ...] = ()
     data: DataConfig
-    optimiser: OptimiserConfig
+    optimiser: OptimiserConfig | None = None  # of every network that is trained here
     detectors: Annotated[tuple[DetectorConfig, ...], Field(min_length=1)]
     # Networks trained alike from other seeds on the same data, for deep_ensemble; this one counts.
     members: Annotated[int, Field(ge=1)] = 1
@@ -319,13 +324,28 @@ class RunConfig(_Section):
             raise ValueError('[text] belongs to modality = "text", and every text config has one')
         if self.int8 and self.thresholds_by_class:
             raise ValueError("int8 does not go with thresholds_by_class; leave one out")
-        pixels = (*self.optimiser.augmentation, *self.optimiser.stages)
+        recipe = self.optimiser
+        pixels = () if recipe is None else (*recipe.augmentation, *recipe.stages)
         if self.modality == "text" and (pixels or self.golden_id_count or self.int8):
             raise ValueError(
                 "augmentation, stages, golden_id_count and int8 are for images; leave them out"
             )
-        if self.modality == "image" and (self.golden_texts or self.optimiser.like_lengths):
+        like_lengths = recipe is not None and recipe.like_lengths
+        if self.modality == "image" and (self.golden_texts or like_lengths):
             raise ValueError("golden_texts and like_lengths are for texts; leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _trained_here_or_elsewhere(self) -> Self:
+        if self.trained == (self.optimiser is not None):
+            raise ValueError(
+                "give [optimiser], by which the network is trained, or trained = true, not both"
+            )
+        unused = {"members": self.members > 1, "outliers": self.outliers is not None}
+        unused |= {"start_from": self.start_from is not None}
+        if self.trained and any(unused.values()):
+            names = [name for name, given in unused.items() if given]
+            raise ValueError(f"trained = true: nothing is trained, so leave {names} out")
         return self
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.bundle import FORWARD, ImageInput, threshold_at
 from service.bundle.manifest import BundleName, DetectorName
+from training.backbones.onnx_model import OnnxModel
 from training.classifier import Classifier, ImageClassifier, InputSpec
 from training.combiners import FEWEST_P_VALUES, RULES
 from training.config import CombinerConfig, DetectorConfig, RunConfig, TextConfig, WordTokenizer
@@ -197,7 +198,8 @@ def _check_sizes(config: RunConfig, classifier: Classifier) -> None:
         return
     spec = classifier.spec
     sizes = {"input": (spec.height, spec.width)}
-    sizes |= {f"stage at epoch {s.epoch}": (s.side, s.side) for s in config.optimiser.stages}
+    stages = () if config.optimiser is None else config.optimiser.stages
+    sizes |= {f"stage at epoch {s.epoch}": (s.side, s.side) for s in stages}
     for what, (height, width) in sizes.items():
         images = torch.zeros(1, spec.channels, height, width)
         try:
@@ -214,6 +216,11 @@ def _check_network(
     classifier: Classifier, detectors: dict[str, Detector], sides: dict[str, GraphDetector]
 ) -> None:
     """Detectors that this kind of network cannot support, whatever its weights."""
+    if isinstance(classifier.backbone, OnnxModel) and sides:
+        raise ValueError(
+            f"detectors {sorted(sides)} need input gradients or several passes with dropout; an "
+            "ONNX graph that is run as it is has neither: leave them out, or fit the PyTorch model"
+        )
     noise = classifier.noise(_PROBES, torch.Generator().manual_seed(0))
     outputs = classifier(noise)
     try:

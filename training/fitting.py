@@ -21,6 +21,7 @@ from training.scorer import LOGITS, SCORE_PREFIX, Scorer
 from training.side_scorer import Scorers, SideScorer
 
 BATCH = 256
+_BATCH_VALUES = 4_000_000  # pixels and channels, 26 images of 224 x 224 x 3
 SIDE_BATCH = 32  # several passes at once, each with its gradients, have to fit into memory
 _SIDE_INPUTS = 200  # enough for medians, and several passes each
 
@@ -72,8 +73,9 @@ def fit_detectors(
 
 def _outputs_of(classifier: Classifier, data: InputSet) -> Iterator[tuple[Outputs, Tensor]]:
     device = classifier.device
-    for start in track(range(0, len(data), BATCH), f"fitting detectors on {data.name}"):
-        part = slice(start, start + BATCH)
+    batch = _batch_of(data)
+    for start in track(range(0, len(data), batch), f"fitting detectors on {data.name}"):
+        part = slice(start, start + batch)
         inputs = torch.from_numpy(data.batch(part)).to(device)
         labels = torch.from_numpy(data.labels[part]).to(device)
         yield classifier(inputs), labels
@@ -88,7 +90,7 @@ def fit_graph_detectors(
     members: Sequence[Classifier],
 ) -> None:
     """After the other detectors, whose statistics they may take over."""
-    inputs = torch.from_numpy(held_out.inputs)
+    inputs = torch.from_numpy(np.asarray(held_out.inputs))
     context = FitContext(classifier, detectors, inputs, members, train)
     for detector in track(graph_detectors, "fitting detectors that need several passes"):
         detector.fit(context)
@@ -189,6 +191,12 @@ def score_side(network: Network, data: InputSet, limit: int | None) -> SetScores
     return score_set(network, data, limit, batch=SIDE_BATCH)
 
 
+def _batch_of(data: InputSet, most: int = BATCH) -> int:
+    """As many inputs as the layers of a network hold at a time in moderate memory."""
+    values = int(np.prod(data.inputs.shape[1:]))
+    return max(1, min(most, _BATCH_VALUES // values))
+
+
 def score_set(
     network: Network, data: InputSet, limit: int | None = None, *, batch: int = BATCH
 ) -> SetScores:
@@ -196,6 +204,7 @@ def score_set(
     if limit is not None and len(data) > limit:
         kept = np.linspace(0, len(data) - 1, limit).astype(np.int64)
         data = data.take(kept, data.name)
+    batch = _batch_of(data, batch)
     parts = [
         network(data.batch(slice(start, start + batch)))
         for start in track(range(0, len(data), batch), f"scoring {data.name}")

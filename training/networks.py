@@ -11,7 +11,7 @@ from training.classifier import Classifier, ImageClassifier, InputSpec, TextClas
 from training.token_noise import TokenNoise
 
 # networks whose word embeddings come trained: they must know what each id stands for
-_OF_WORDS = frozenset({"hf_encoder"})
+_OF_WORDS = frozenset({"hf_classifier", "hf_encoder"})
 
 
 def backbones_of(modality: Modality) -> Mapping[str, Callable[..., Any]]:

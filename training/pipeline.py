@@ -63,14 +63,18 @@ class Scored:
     accuracy: float
 
 
-def run(config: RunConfig, repository: Path, runs: Path) -> BundleRef | None:
+def run(
+    config: RunConfig, repository: Path, runs: Path, roles: Roles | None = None
+) -> BundleRef | None:
     """Train, fit, export, calibrate, report and publish one bundle.  Resumable.
 
     Under torchrun all processes train together and the first one does the rest: None in others.
+    `roles`: the config's data, where they have been read already.
     """
     started = time.monotonic()
     check_config(config)
-    roles = load_roles(config.data, config.form, config.seed, config.outliers)
+    if roles is None:
+        roles = load_roles(config.data, config.form, config.seed, config.outliers)
     with process_group():
         trained_members = train_members(config, roles, runs)
         if rank() > 0:
@@ -165,14 +169,17 @@ def train_member(
     if config.start_from is not None:
         start = load_starting_weights(classifier, config.start_from)
     classifier.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    own = f"{config.name}-seed{config.seed}"
-    member = own if seed == config.seed else f"{own}-member{seed}"
-    identity = Run(
-        config.backbone, config.backbone_options, config.objective, config.optimiser, seed, start
-    )
-    objective = OBJECTIVES[config.objective.name](**config.objective.options)
-    checkpoint = runs / member / "checkpoint.pt"
-    trained = train(classifier, train_id, objective, identity, checkpoint, roles.outliers)
+    trained = Trained((), 0.0)
+    if config.optimiser is not None:
+        own = f"{config.name}-seed{config.seed}"
+        member = own if seed == config.seed else f"{own}-member{seed}"
+        recipe = config.optimiser
+        identity = Run(
+            config.backbone, config.backbone_options, config.objective, recipe, seed, start
+        )
+        objective = OBJECTIVES[config.objective.name](**config.objective.options)
+        checkpoint = runs / member / "checkpoint.pt"
+        trained = train(classifier, train_id, objective, identity, checkpoint, roles.outliers)
     if config.weights_int8:
         quantise_weights(classifier.backbone, keep=classifier.head)
     return classifier, trained

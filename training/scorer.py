@@ -10,6 +10,7 @@ from service.bundle import Cost
 from training.classifier import Classifier
 from training.combiners import Ensemble
 from training.detectors import Detector
+from training.outputs import Outputs
 
 LOGITS = "logits"
 SCORE_PREFIX = "score/"
@@ -50,13 +51,17 @@ class Scorer(nn.Module):
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
         outputs = self.classifier(inputs)
+        return {LOGITS: outputs.logits} | self.scores(outputs)
+
+    def scores(self, outputs: Outputs) -> dict[str, Tensor]:
+        """What the network gave -> {"score/<name>": (B,), ...}."""
         scores: dict[str, Tensor] = {}
         for detector in self.detectors:
             scores.update(detector(outputs))
         for ensemble in self.ensembles:
             assert isinstance(ensemble, Ensemble)  # noqa: S101
             scores[ensemble.name] = ensemble(scores)
-        return {LOGITS: outputs.logits} | {SCORE_PREFIX + n: s for n, s in scores.items()}
+        return {SCORE_PREFIX + n: s for n, s in scores.items()}
 
     def remarks(self) -> list[str]:
         """What the detectors say of their fits."""

@@ -106,6 +106,7 @@ def test_torch_and_onnx_agree_on_a_thousand_images(roles: Roles, batch: int) -> 
 
 def test_one_epoch_from_the_shipped_config_learns_and_detects(tmp_path: Path) -> None:
     config = load_config(CONFIG)
+    assert config.optimiser is not None
     one_epoch = config.optimiser.model_copy(update={"epochs": 1})
     config = config.model_copy(update={"optimiser": one_epoch, "seed": 11})
     assert config.objective.name in OBJECTIVES

@@ -5,11 +5,13 @@ from functools import partial
 
 from training.backbones.densenet import DenseNet
 from training.backbones.gru import Gru
+from training.backbones.hf_classifier import HuggingFaceClassifier
 from training.backbones.hf_encoder import HuggingFaceEncoder
 from training.backbones.imported_module import imported_module
 from training.backbones.latent import LatentNetwork
 from training.backbones.lenet import LeNet
 from training.backbones.lstm import Lstm
+from training.backbones.onnx_model import OnnxModel
 from training.backbones.osr_cnn import OsrCnn
 from training.backbones.resnet import ResNet
 from training.backbones.tapped import TappedModule, linear_head
@@ -25,6 +27,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "densenet_bc_100": partial(DenseNet, depth=100),
     "lenet": LeNet,
     "module": imported_module,
+    "onnx": OnnxModel,
     "osr_cnn": OsrCnn,
     "resnet_18": partial(ResNet, blocks=(2, 2, 2, 2)),
     "resnet_34": partial(ResNet, blocks=(3, 4, 6, 3)),
@@ -38,6 +41,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 TEXT_BACKBONES: dict[str, Callable[..., TextBackbone]] = {
     "bilstm": partial(Lstm, bidirectional=True),
     "gru": Gru,
+    "hf_classifier": HuggingFaceClassifier,
     "hf_encoder": HuggingFaceEncoder,
     "lstm": Lstm,
     "text_transformer": TextTransformer,

@@ -64,7 +64,7 @@ class HuggingFaceEncoder(nn.Module):
         if (folder is None) == (encoder is None):
             raise ValueError("hf_encoder: give `folder`, the encoder's place on this machine")
         if folder is not None:
-            self.encoder = _from_folder(_existing(folder), vocabulary_size, words)
+            self.encoder = _from_folder(existing_folder(folder), vocabulary_size, words)
         else:
             self.encoder = _untrained(encoder or {}, vocabulary_size)
         _drop_same_units(self.encoder, 0.0 if frozen else dropout)
@@ -139,7 +139,7 @@ def described_encoder(state: dict[str, Tensor]) -> dict[str, Any]:
     return json.loads(bytes(state["encoder_config"].tolist()))
 
 
-def _transformers() -> Any:
+def transformers_library() -> Any:
     try:
         import transformers
     except ImportError as exc:
@@ -149,7 +149,7 @@ def _transformers() -> Any:
     return transformers
 
 
-def _existing(folder: str) -> Path:
+def existing_folder(folder: str) -> Path:
     expanded = expand_variables(folder)
     if expanded is None:
         raise ValueError(f"hf_encoder: folder {folder}: a variable in it is not set")
@@ -164,7 +164,7 @@ def _existing(folder: str) -> Path:
 
 
 def _from_folder(folder: Path, vocabulary_size: int, words: Sequence[str] | None) -> Any:
-    library = _transformers()
+    library = transformers_library()
     try:
         read = library.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -183,7 +183,7 @@ def _from_folder(folder: Path, vocabulary_size: int, words: Sequence[str] | None
         raise ValueError(f"hf_encoder: {folder} holds no encoder ({exc})") from exc
     table = encoder.get_input_embeddings().weight.detach()
     if words is not None:
-        table = table[_rows(folder, words)]
+        table = table[rows_of(folder, words)]
     if len(table) < vocabulary_size:
         raise ValueError(
             f"hf_encoder: {len(table)} word embeddings for a tokenizer of {vocabulary_size} ids; "
@@ -194,7 +194,7 @@ def _from_folder(folder: Path, vocabulary_size: int, words: Sequence[str] | None
 
 
 def _untrained(description: dict[str, Any], vocabulary_size: int) -> Any:
-    library = _transformers()
+    library = transformers_library()
     config = _as_exported(library.AutoConfig.for_model(**description))
     encoder = library.AutoModel.from_config(config, attn_implementation="eager")
     width = encoder.get_input_embeddings().embedding_dim
@@ -226,7 +226,7 @@ def _drop_same_units(encoder: nn.Module, dropout: float) -> None:
                 setattr(parent, name, StepDropout(dropout))
 
 
-def _rows(folder: Path, words: Sequence[str]) -> list[int]:
+def rows_of(folder: Path, words: Sequence[str]) -> list[int]:
     """Where the words stand in the vocabulary of the folder's tokenizer."""
     path = folder / _TOKENIZER
     if not path.is_file():

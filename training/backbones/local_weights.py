@@ -82,8 +82,9 @@ def _read(path: str) -> Mapping[str, Tensor]:
         )
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as exc:
         raise ValueError(
-            f"weights {path}: is no safetensors file and no state dict saved with torch.save "
-            f"({str(exc).splitlines()[0]})"
+            f"weights {path}: is no safetensors file and no state dict of tensors saved with "
+            "torch.save; nothing else is unpickled, because it could run code "
+            f"(weights_only=True: {str(exc).splitlines()[0]})"
         ) from exc
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         holds = f"keys {list(loaded)[:_SHOWN]}" if isinstance(loaded, dict) else type(loaded)

@@ -61,7 +61,7 @@ class TappedModule(nn.Module):
             kind = type(layer_of(module, self.head_name)).__name__
             raise ValueError(
                 f"head {self.head_name!r} is a {kind}, not an nn.Linear; "
-                f"linear layers: {_listed(_linear_layers(module))}"
+                f"linear layers: {listed(_linear_layers(module))}"
             )
         for layer in self.layers.values():
             if f"{self.head_name}.".startswith(f"{layer}."):
@@ -135,7 +135,7 @@ class TappedModule(nn.Module):
             raise ValueError(
                 f"{_kind(self.module)} gives something else than its head {self.head_name!r} "
                 "(a softmax after it, or another last layer?); it must give logits, and `head` "
-                f"must name the layer that makes them: {_listed(_linear_layers(self.module))}"
+                f"must name the layer that makes them: {listed(_linear_layers(self.module))}"
             )
 
 
@@ -163,7 +163,7 @@ def layer_of(module: nn.Module, name: str) -> nn.Module:
     near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     shallow = [known for known in names if known.count(".") < 2]
     hint = f"near: {', '.join(near)}; " if near else ""
-    raise ValueError(f"{_kind(module)} has no layer {name!r}; {hint}there are: {_listed(shallow)}")
+    raise ValueError(f"{_kind(module)} has no layer {name!r}; {hint}there are: {listed(shallow)}")
 
 
 _Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
@@ -236,7 +236,7 @@ def _linear_layers(module: nn.Module) -> list[str]:
     ]
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
     shown = list(names)
     more = f" and {len(shown) - _NAMES_SHOWN} more" if len(shown) > _NAMES_SHOWN else ""
     return ", ".join(shown[:_NAMES_SHOWN]) + more if shown else "none"

@@ -16,7 +16,6 @@ None draws strokes or characters, or adds noise to single pixels: such sets are 
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,11 +66,10 @@ def read_noisy(
 
 def reencode_jpeg(images: ImageSet, quality: int = 75) -> ImageSet:
     """The same content through a JPEG encoder: a detector that fires here sees artefacts."""
-    return replace(
-        images,
-        name=f"{images.name}-jpeg{quality}",
-        inputs=np.stack([through_jpeg(image, quality) for image in images.inputs]),
-        origin=f"{images.origin}, re-encoded as JPEG quality {quality}",
+    return images.changed(
+        lambda image: through_jpeg(image, quality),
+        f"{images.name}-jpeg{quality}",
+        f"{images.origin}, re-encoded as JPEG quality {quality}",
     )
 
 
@@ -158,13 +156,13 @@ def _of_pixels(
     make: Callable[[Images, np.random.Generator], Images],
 ) -> Callable[[ImageSet, np.random.Generator], Images]:
     """A generator that needs no labels, called like one that does."""
-    return lambda id_images, rng: make(id_images.inputs, rng)
+    return lambda id_images, rng: make(np.asarray(id_images.inputs), rng)
 
 
 PROXIES: dict[str, Callable[[ImageSet, np.random.Generator], Images]] = {
     "jigsaw": _of_pixels(jigsaw),
     "pixelate": _of_pixels(pixelate),
-    "mixup": lambda id_images, rng: mixup(id_images.inputs, id_images.labels, rng),
+    "mixup": lambda id_images, rng: mixup(np.asarray(id_images.inputs), id_images.labels, rng),
     "quarter_turn": _of_pixels(quarter_turn),
     "phase_scramble": _of_pixels(phase_scramble),
     "invert": _of_pixels(invert),
@@ -182,12 +180,12 @@ def proxy_outliers(id_images: ImageSet, kinds: tuple[str, ...], seed: int) -> di
     rng = np.random.default_rng(seed)
     unlabelled = np.full(len(id_images), -1)
     return {
-        kind: replace(
-            id_images,
-            name=kind,
-            inputs=np.ascontiguousarray(PROXIES[kind](id_images, rng)),
-            labels=unlabelled,
-            origin=f"{kind} of {id_images.name}, seed {seed}",
+        kind: ImageSet(
+            kind,
+            np.ascontiguousarray(PROXIES[kind](id_images, rng)),
+            unlabelled,
+            id_images.class_names,
+            f"{kind} of {id_images.name}, seed {seed}",
         )
         for kind in kinds
     }

@@ -1,5 +1,6 @@
 """Images in memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -25,6 +26,13 @@ class ImageSet(InputSet):
                 "expected uint8 (N, H, W, C)"
             )
         super().__post_init__()
+
+    def changed(
+        self, change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], name: str, origin: str
+    ) -> Self:
+        """Every image (H, W, C) through `change`, which keeps its shape."""
+        inputs = np.stack([change(image) for image in self.inputs])
+        return replace(self, name=name, inputs=inputs, origin=origin)
 
     def sized_for(self, spec: ImageInput) -> Self:
         """The same images through the serving path's resize and channel rule."""

@@ -41,6 +41,11 @@ class InputSet:
     def take(self, indices: NDArray[np.int64], name: str) -> Self:
         return replace(self, name=name, inputs=self.inputs[indices], labels=self.labels[indices])
 
+    def in_classes_of(self, class_names: tuple[str, ...]) -> Self:
+        """The same inputs with labels of other classes' order; DataError on a class not there."""
+        labels = moved_labels(self.name, self.labels, self.class_names, class_names)
+        return replace(self, labels=labels, class_names=class_names)
+
     def batch(self, where: slice | NDArray[np.int64]) -> NDArray[Any]:
         """Some of the inputs, as a classifier or a graph takes them."""
         return self.inputs[where]
@@ -54,3 +59,13 @@ class InputSet:
         digest = hashlib.sha256(np.ascontiguousarray(self.inputs).tobytes())
         digest.update(self.labels.tobytes())
         return f"{len(self)} {self.kind}, sha256 {digest.hexdigest()[:16]}, {self.origin}"
+
+
+def moved_labels(
+    name: str, labels: NDArray[np.int64], old: tuple[str, ...], new: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """Positions in `old` -> positions in `new`; -1 stays.  DataError on a class not there."""
+    unknown = sorted(set(old) - set(new))
+    if unknown:
+        raise DataError(f"{name} has the classes {unknown}, which are none of {list(new)[:20]}")
+    return np.array([new.index(label) for label in old] + [-1], np.int64)[labels]

@@ -43,6 +43,8 @@ class Part(Protocol):
 
     def take(self, indices: NDArray[np.int64], name: str) -> Self: ...
 
+    def in_classes_of(self, class_names: tuple[str, ...]) -> Self: ...
+
 
 P = TypeVar("P", bound=Part)
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.input_set import DataError
+from training.data.input_set import moved_labels
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
@@ -46,11 +46,8 @@ class RawTexts:
 
     def in_classes_of(self, class_names: tuple[str, ...]) -> Self:
         """The same texts with labels of other classes' order; DataError on a class not there."""
-        unknown = sorted(set(self.class_names) - set(class_names))
-        if unknown:
-            raise DataError(f"{self.name} has the classes {unknown}, which train has not")
-        moved = np.array([class_names.index(label) for label in self.class_names] + [-1])
-        return replace(self, labels=moved[self.labels], class_names=class_names)
+        labels = moved_labels(self.name, self.labels, self.class_names, class_names)
+        return replace(self, labels=labels, class_names=class_names)
 
     def once_each(self) -> Self:
         """The first of texts that are equal but for white space at their ends."""

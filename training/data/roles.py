@@ -115,13 +115,18 @@ def _exposed(roles: Roles, outliers: OutliersConfig, loader: Loader[Any], seed: 
 
 def _cut(config: DataConfig, loader: Loader[Any], seed: int) -> Roles:
     whole = loader.cleaned(load_first("train", config.train, loader))
+    if config.class_names:
+        whole = whole.in_classes_of(config.class_names)
     _check_labels(whole)
     if config.imbalance_ratio > 1:
         whole = whole.take(long_tailed(whole.labels, config.imbalance_ratio, seed), whole.name)
 
     def beside(name: str, sources: Sequence[SourceConfig]) -> Any:
         """A part of its own, its labels those of train."""
-        part = loader.aligned(loader.cleaned(load_first(name, sources, loader)), whole)
+        part = loader.cleaned(load_first(name, sources, loader))
+        if config.class_names:
+            part = part.in_classes_of(config.class_names)
+        part = loader.aligned(part, whole)
         _check_labels(part)
         return part
 
@@ -170,6 +175,8 @@ def load_test_id(config: DataConfig, spec: ImageInput, seed: int) -> ImageSet:
     else:
         whole = load_first("train", config.train, loader)
         test = whole.take(_order(config, loader, len(whole), seed).test, "test_id")
+    if config.class_names:
+        test = test.in_classes_of(config.class_names)
     _check_labels(test)
     return test
 

@@ -15,6 +15,7 @@ from PIL import Image
 from service.bundle import ImageInput, to_model_pixels
 from training.data.image_set import ImageSet
 from training.data.input_set import DataUnavailable
+from training.data.stored_images import read_image_files
 from training.progress import track
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -74,13 +75,9 @@ def read_folder(name: str, spec: ImageInput, *, path: str) -> ImageSet:
     files = sorted(f for f in root.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES)
     if not files:
         raise DataUnavailable(f"{name}: {path} holds no image ({', '.join(_IMAGE_SUFFIXES)})")
-    images = np.empty((len(files), spec.height, spec.width, spec.channels), np.uint8)
-    for index, file in enumerate(track(files, f"reading {name}")):
-        with Image.open(file) as image:
-            images[index] = to_model_pixels(image, spec)
     index_of = {label: i for i, label in enumerate(classes)}
     labels = np.array([index_of.get(f.relative_to(root).parts[0], -1) for f in files], np.int64)
-    return ImageSet(name, images, labels, tuple(classes), f"folder {root.name}")
+    return read_image_files(name, files, spec, labels, tuple(classes), f"folder {root.name}")
 
 
 def read_torchvision(

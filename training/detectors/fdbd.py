@@ -48,7 +48,9 @@ class Fdbd(Detector):
         if not len(self._weight):
             raise FitError("fdbd saw no head: prepare it with the classifier first")
         weight = self._weight.double()
-        distances = (weight[:, None] - weight[None]).norm(dim=2)  # (K, K)
+        # differences, not products: equal rows are then at a distance of exactly zero
+        mode = "donot_use_mm_for_euclid_dist"
+        distances = torch.cdist(weight, weight, compute_mode=mode)  # (K, K)
         off_diagonal = ~torch.eye(len(weight), dtype=torch.bool)
         equal = ((distances == 0) & off_diagonal).nonzero().tolist()
         if equal:

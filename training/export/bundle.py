@@ -38,8 +38,10 @@ from service.bundle import (
     write_golden,
     write_manifest,
 )
+from training.backbones.onnx_model import OnnxModel
 from training.config import RunConfig
 from training.evaluation.calibration import acceptance_interval
+from training.export.appended import append_scores
 from training.export.gradient_graph import export_gradient_graph
 from training.export.graph import export_graph
 from training.export.onnx_network import open_network
@@ -92,7 +94,10 @@ def write_graphs(
     """
     spec = scorers.classifier.spec
     paths = [to / FORWARD]
-    export_graph(scorers.forward, spec, paths[0])
+    if isinstance(scorers.classifier.backbone, OnnxModel):
+        append_scores(scorers.forward, paths[0])
+    else:
+        export_graph(scorers.forward, spec, paths[0])
     for side in track(scorers.sides, "exporting graphs"):
         path = to / side.detector.graph
         if isinstance(side.detector, GradientDetector):

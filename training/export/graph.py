@@ -5,11 +5,13 @@ dict of tensors whose first dimension is N.
 """
 
 import warnings
+from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from service.bundle import TextInput
 from training.classifier import InputSpec, example_inputs
@@ -17,9 +19,9 @@ from training.export.fusion import fuse
 
 PIXELS, TOKENS = "pixels", "tokens"
 # Sizes equal to no other dimension, so that the exporter cannot mistake one for them.
-_EXAMPLE_BATCH = 13
+EXAMPLE_BATCH = 13
 _EXAMPLE_LENGTH = 17
-_OPSET = 20
+OPSET = 20
 
 
 def input_name(spec: InputSpec) -> str:
@@ -29,24 +31,36 @@ def input_name(spec: InputSpec) -> str:
 
 def export_graph(module: nn.Module, spec: InputSpec, path: Path) -> None:
     """Write one self-contained ONNX file and check it against the ONNX specification."""
-    example = example_inputs(spec, _EXAMPLE_BATCH, _EXAMPLE_LENGTH)
+    example = example_inputs(spec, EXAMPLE_BATCH, _EXAMPLE_LENGTH)
+    export_module(module, {input_name(spec): example}, path, lengths=isinstance(spec, TextInput))
+
+
+def export_module(
+    module: nn.Module, inputs: Mapping[str, Tensor], path: Path, *, lengths: bool = False
+) -> None:
+    """As `export_graph`, of any module; `inputs`: examples by the names they get in the graph,
+    first dimension N, and of `lengths` second dimension L."""
     dynamic = {0: torch.export.Dim("N", min=1)}
-    if isinstance(spec, TextInput):
+    if lengths:
         dynamic[1] = torch.export.Dim("L", min=1)
     module = module.eval()
+    examples = tuple(inputs.values())
     with torch.no_grad():
-        names = list(module(example))
+        names = list(module(*examples))
+    # arguments behind a star are one argument, a tuple
+    starred = any(p.kind is p.VAR_POSITIONAL for p in signature(module.forward).parameters.values())
+    shapes = tuple(dynamic for _ in examples)
     with warnings.catch_warnings():
         # the exporter's own dependencies deprecate one another; nothing a caller can act on
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
-            (example,),
+            examples,
             dynamo=True,
-            dynamic_shapes=(dynamic,),
-            input_names=[input_name(spec)],
+            dynamic_shapes=(shapes,) if starred else shapes,
+            input_names=list(inputs),
             output_names=names,
-            opset_version=_OPSET,
+            opset_version=OPSET,
             verbose=False,
         )
     assert program is not None  # noqa: S101  (only None without dynamo)

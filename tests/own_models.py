@@ -1,0 +1,157 @@
+"""Classifiers made outside of this project, in plain torch, and data for them."""
+
+import csv
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from tiny_text_bundle import INTENTS, id_texts
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from torch import Tensor, nn
+from toy import digits
+
+MEAN, STD = 0.3, 0.35
+
+
+class Sorter(nn.Module):
+    """Digits of 28 x 28 grey pixels -> ten logits."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU(inplace=True))
+        self.down = nn.MaxPool2d(2)
+        self.body = nn.Sequential(
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.ReLU(inplace=True)
+        )
+        self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(2 * width * 49, 24), nn.ReLU())
+        self.answer = nn.Linear(24, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.answer(self.hidden(self.body(self.down(self.stem(images)))))
+
+
+def trained_sorter() -> Sorter:
+    """A few passes over a thousand digits."""
+    torch.manual_seed(0)
+    network = Sorter()
+    pixels, labels = digits()
+    images = torch.from_numpy(pixels[:1000]).permute(0, 3, 1, 2).float()
+    images = (images / 255 - MEAN) / STD
+    targets = torch.from_numpy(labels[:1000])
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(4):
+        for part in torch.randperm(1000).split(50):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(network(images[part]), targets[part]).backward()
+            optimiser.step()
+    return network.eval()
+
+
+def write_photos(folder: Path, start: int = 1000, count: int = 400) -> None:
+    """Digits as PNG files in a sub-folder for each class."""
+    pixels, labels = digits()
+    for index in range(start, start + count):
+        home = folder / str(labels[index])
+        home.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[index, :, :, 0]).save(home / f"{index}.png")
+
+
+def write_list(folder: Path, to: Path) -> None:
+    """The same photos as a table of paths and labels."""
+    with to.open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["file", "digit"])
+        for file in sorted(folder.rglob("*.png")):
+            table.writerow([file.relative_to(to.parent), file.parent.name])
+
+
+def write_weights(network: nn.Module, to: Path) -> None:
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, to)
+
+
+class Pairs:
+    """A Dataset: grey images as arrays, and labels."""
+
+    classes = tuple(map(str, range(10)))
+
+    def __init__(self, count: int = 300) -> None:
+        pixels, labels = digits()
+        self.pixels = pixels[1000 : 1000 + count]
+        self.targets = labels[1000 : 1000 + count].tolist()
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self.pixels[index], self.targets[index]
+
+
+def write_onnx(network: nn.Module, to: Path, *, softmax: bool = False) -> None:
+    """The network as an ONNX graph of its own, as another tool would leave it."""
+    whole = nn.Sequential(network, nn.Softmax(1)) if softmax else network
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            whole.eval(),
+            (torch.zeros(3, 1, 28, 28),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            input_names=["x"],
+            output_names=["y"],
+            opset_version=18,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(str(to), external_data=False)
+
+
+def write_intents(folder: Path) -> None:
+    """A tiny Hugging Face classifier of three intents, trained, in `folder`/intents, and
+    `folder`/questions.jsonl."""
+    import transformers
+
+    known: dict[str, int] = {}
+    for index, text in enumerate(id_texts(600, 1)):
+        known.setdefault(text, index % 3)
+    texts, answers = list(known), list(known.values())
+    words = sorted({word for text in texts for word in text.lower().split()})
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, "[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=40,
+        id2label=dict(enumerate(INTENTS)),
+        label2id={name: i for i, name in enumerate(INTENTS)},
+    )
+    network = transformers.BertForSequenceClassification(config)
+    ids = [torch.tensor(tokenizer.encode(text).ids[:30]) for text in texts]
+    tokens = nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    targets = torch.tensor(answers)
+    optimiser = torch.optim.Adam(network.parameters(), 2e-3)
+    for _ in range(3):
+        for part in torch.randperm(len(texts)).split(32):
+            optimiser.zero_grad()
+            given = network(input_ids=tokens[part], attention_mask=(tokens[part] != 0).long())
+            nn.functional.cross_entropy(given.logits, targets[part]).backward()
+            optimiser.step()
+    network.eval().save_pretrained(folder / "intents")
+    tokenizer.save(str(folder / "intents" / "tokenizer.json"))
+    rows = zip(texts, answers, strict=True)
+    lines = [json.dumps({"text": text, "label": INTENTS[answer]}) for text, answer in rows]
+    (folder / "questions.jsonl").write_text("\n".join(lines))
+
+
+def softmax_behind() -> nn.Sequential:
+    """Not usable: what it gives is not what its linear layer gives."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Softmax(1))

@@ -1,0 +1,99 @@
+"""An ONNX classifier of someone else, with our scores behind it: one graph.
+
+Three parts are joined: pixels -> the normalised images it reads; the graph as it was given; what
+the detectors make of its tensors, exported from torch.
+"""
+
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import ModelProto, compose, helper, version_converter
+from torch import Tensor, nn
+
+from training.backbones.onnx_model import OnnxModel
+from training.classifier import ImageClassifier, example_inputs
+from training.export.graph import EXAMPLE_BATCH, OPSET, PIXELS, export_module
+from training.outputs import Outputs
+from training.scorer import LOGITS, Scorer
+
+_GIVEN, _SCORES = "given/", "appended/"
+_IMAGES = "images"
+
+
+class _Normalised(nn.Module):
+    def __init__(self, classifier: ImageClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        return {_IMAGES: self.classifier.normalise(pixels)}
+
+
+class _Scores(nn.Module):
+    """Taps, features and logits, in the order of OnnxModel.outputs -> scores by name."""
+
+    def __init__(self, scorer: Scorer, backbone: OnnxModel) -> None:
+        super().__init__()
+        self.scorer = scorer
+        self.names = backbone.tap_names
+        self.penultimate = backbone.penultimate
+
+    def forward(self, *given: Tensor) -> dict[str, Tensor]:
+        *taps, logits = given
+        named = dict(zip(self.names, taps, strict=True))
+        return self.scorer.scores(Outputs(named, logits, self.penultimate))
+
+
+def append_scores(scorer: Scorer, path: Path) -> None:
+    """Write the graph: uint8 pixels (N, H, W, C) -> logits and score/<name>."""
+    classifier = scorer.classifier
+    assert isinstance(classifier, ImageClassifier)  # noqa: S101
+    backbone = classifier.backbone
+    assert isinstance(backbone, OnnxModel)  # noqa: S101
+    pixels = example_inputs(classifier.spec, EXAMPLE_BATCH)
+    export_module(_Normalised(classifier), {PIXELS: pixels}, path)
+    before = onnx.load(path)
+    with torch.no_grad():
+        outputs = classifier(pixels)
+    tensors = [*outputs.taps.values(), outputs.logits]
+    named = {f"tensor{position}": tensor for position, tensor in enumerate(tensors)}
+    export_module(_Scores(scorer, backbone), named, path)
+    after = _prefixed(onnx.load(path), _SCORES, outputs=False)
+    given = _prefixed(_at_opset(backbone.tapped()), _GIVEN)
+    before.ir_version = after.ir_version = given.ir_version = max(
+        before.ir_version, after.ir_version, given.ir_version
+    )
+    # what is joined loses its place among the outputs: only the logits keep one, by a new name
+    network = compose.merge_models(before, given, io_map=[(_IMAGES, _GIVEN + backbone.input)])
+    joined = [
+        (_GIVEN + tensor, f"{_SCORES}tensor{position}")
+        for position, tensor in enumerate(backbone.outputs())
+    ]
+    model = compose.merge_models(network, after, io_map=_fanned_out(after, joined))
+    model.graph.node.append(
+        helper.make_node("Identity", [_GIVEN + backbone.logits], [LOGITS], name="logits")
+    )
+    shape = ["N", backbone.head.out_features]
+    logits = helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, shape)
+    scores = list(model.graph.output)
+    del model.graph.output[:]
+    model.graph.output.extend([logits, *scores])
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def _prefixed(model: ModelProto, prefix: str, *, outputs: bool = True) -> ModelProto:
+    return compose.add_prefix(model, prefix, rename_outputs=outputs)
+
+
+def _at_opset(model: ModelProto) -> ModelProto:
+    """The same graph in the opset of the other parts."""
+    version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return model if version == OPSET else version_converter.convert_version(model, OPSET)
+
+
+def _fanned_out(after: ModelProto, joined: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs whose input the part behind really has: the exporter drops what nothing reads."""
+    present = {value.name for value in after.graph.input}
+    return [(output, given) for output, given in joined if given in present]

@@ -1,0 +1,204 @@
+"""What a person names as the network -> a backbone of the config, and what its inputs are.
+
+    shop.networks:Sorter    a class or function of yours, with --weights
+    torchvision:resnet50    a classifier of torchvision, with --weights
+    timm:resnet50           one of timm, where that is installed, with --weights
+    sorter.onnx             a classifier of images that is an ONNX graph already
+    FOLDER                  a Hugging Face classifier, as save_pretrained writes it
+
+Nothing is downloaded and nothing is unpickled.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from service.bundle import ImageInput, Modality
+from training.backbones.onnx_model import input_size
+from training.config import FileTokenizer, TextConfig
+
+Resize = Literal["stretch", "center_crop", "pad"]
+_MAX_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Network:
+    """backbone, options: of the config; class_names: in the order of the logits, where known.
+
+    `surveyed`: its layers are found by running it.
+    """
+
+    backbone: str
+    options: Mapping[str, Any]
+    form: ImageInput | TextConfig
+    class_names: tuple[str, ...]
+    said: str
+    surveyed: bool = True
+
+    @property
+    def modality(self) -> Modality:
+        return "text" if isinstance(self.form, TextConfig) else "image"
+
+
+@dataclass(frozen=True)
+class ImageFlags:
+    """What was said of the images; None: derived from the network, where it says."""
+
+    size: tuple[int, int] | None = None  # height, width
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    resize: Resize | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+
+
+@dataclass(frozen=True)
+class NetworkFlags:
+    """weights: a file of a state dict; arguments: of the constructor."""
+
+    weights: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    class_names: Sequence[str] = ()
+    images: ImageFlags = ImageFlags()
+    max_tokens: int | None = None
+
+
+def network_of(given: str, flags: NetworkFlags) -> Network:
+    """ValueError where the name, its files or the flags do not fit together."""
+    if Path(given).is_dir():
+        return _hugging_face(Path(given), flags)
+    if given.endswith(".onnx"):
+        return _onnx(given, flags)
+    library, colon, name = given.partition(":")
+    if not colon:
+        raise ValueError(
+            f"{given}: no folder of a Hugging Face classifier, and not of the form "
+            "package.module:callable, torchvision:NAME or timm:NAME"
+        )
+    if flags.weights is None:
+        raise ValueError(f"{given}: name the file of its trained weights with --weights")
+    if library == "torchvision":
+        return _torchvision(name, flags)
+    if library == "timm":
+        arguments = {"model_name": name, **flags.arguments}
+        return _module("timm:create_model", arguments, flags, f"timm's {name}")
+    return _module(given, flags.arguments, flags, given)
+
+
+def _onnx(file: str, flags: NetworkFlags) -> Network:
+    if flags.weights is not None or flags.arguments:
+        raise ValueError(f"{file}: brings its weights; leave --weights and --arguments out")
+    size = input_size(file)
+    known = {} if size is None else {"size": size}
+    form = _image_input(flags.images, known, file)
+    return Network("onnx", {"file": file}, form, tuple(flags.class_names), Path(file).name)
+
+
+def _module(factory: str, arguments: Mapping[str, Any], flags: NetworkFlags, said: str) -> Network:
+    options: dict[str, Any] = {"factory": factory, "weights": flags.weights}
+    if arguments:
+        options["arguments"] = dict(arguments)
+    form = _image_input(flags.images, {}, said)
+    return Network("module", options, form, tuple(flags.class_names), said)
+
+
+def _torchvision(name: str, flags: NetworkFlags) -> Network:
+    from torchvision import models  # a second of import that nothing else here needs
+
+    options: dict[str, Any] = {"model": name, "weights": flags.weights}
+    if flags.arguments:
+        options["arguments"] = dict(flags.arguments)
+    known: dict[str, Any] = {}
+    if name in models.list_models(module=models):
+        preset = next(iter(models.get_model_weights(name))).transforms()
+        side = preset.crop_size[0]
+        known = {
+            "size": (side, side),
+            "mean": tuple(preset.mean),
+            "std": tuple(preset.std),
+            "resize": "center_crop",
+            "interpolation": preset.interpolation.value,
+        }
+    form = _image_input(flags.images, known, f"torchvision's {name}")
+    return Network("torchvision", options, form, tuple(flags.class_names), f"torchvision's {name}")
+
+
+def _hugging_face(folder: Path, flags: NetworkFlags) -> Network:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ValueError(f"{folder}: has no config.json, so it is no Hugging Face classifier")
+    if flags.weights is not None:
+        raise ValueError(f"{folder}: brings its weights; leave --weights out")
+    described = json.loads(config.read_text(encoding="utf-8"))
+    names = tuple(flags.class_names) or _labels(described)
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise ValueError(
+            f"{folder}: has no tokenizer.json; classifiers of texts are read from a folder, one of "
+            "images goes by package.module:callable"
+        )
+    special = _special_tokens(folder)
+    positions = described.get("max_position_embeddings", _MAX_TOKENS)
+    form = TextConfig(
+        max_tokens=flags.max_tokens or min(_MAX_TOKENS, positions),
+        tokenizer=FileTokenizer(
+            kind="file",
+            path=str(tokenizer),
+            pad_token=special.get("pad_token", "[PAD]"),
+            unknown_token=special.get("unk_token", "[UNK]"),
+        ),
+    )
+    return Network(
+        "hf_classifier",
+        {"folder": str(folder)},
+        form,
+        names,
+        f"the classifier {folder.name}",
+        False,
+    )
+
+
+def _labels(described: Mapping[str, Any]) -> tuple[str, ...]:
+    """Class names of config.json; () where it has only numbered ones."""
+    given: Mapping[str, str] = described.get("id2label") or {}
+    names = tuple(given[key] for key in sorted(given, key=int))
+    numbered = all(name == f"LABEL_{position}" for position, name in enumerate(names))
+    return () if numbered else names
+
+
+def _special_tokens(folder: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = folder / file
+        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        for name in ("pad_token", "unk_token"):
+            value = values.get(name)
+            content = value.get("content") if isinstance(value, dict) else value
+            if isinstance(content, str):
+                found.setdefault(name, content)
+    return found
+
+
+def _image_input(flags: ImageFlags, known: Mapping[str, Any], said: str) -> ImageInput:
+    """The flags before what the network's own recipe says."""
+    given = {name: value for name, value in vars(flags).items() if value is not None}
+    values = {**known, **given}
+    if missing := [f"--{name}" for name in ("size", "mean", "std") if name not in values]:
+        raise ValueError(
+            f"{said} does not say what its images are; give {', '.join(missing)}, as in "
+            "--size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (of pixels scaled to 0..1)"
+        )
+    height, width = values["size"]
+    channels = len(values["mean"])
+    if channels not in (1, 3):
+        raise ValueError(f"--mean has {channels} values; one for grey, three for colour images")
+    return ImageInput(
+        height=height,
+        width=width,
+        channels=channels,
+        mean=values["mean"],
+        std=values["std"],
+        resize=values.get("resize", "stretch"),
+        interpolation=values.get("interpolation", "bilinear"),
+    )
