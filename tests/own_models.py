@@ -109,6 +109,18 @@ def write_onnx(network: nn.Module, to: Path, *, softmax: bool = False) -> None:
     program.save(str(to), external_data=False)
 
 
+def write_exported(network: nn.Module, to: Path) -> None:
+    """By torch.export where the name ends in .pt2, otherwise as TorchScript."""
+    example = torch.zeros(3, 1, 28, 28)
+    if to.suffix == ".pt2":
+        dynamic = ({0: torch.export.Dim("batch", min=1)},)
+        torch.export.save(torch.export.export(network, (example,), dynamic_shapes=dynamic), to)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.trace(network, example).save(to)
+
+
 def write_intents(folder: Path) -> None:
     """A tiny Hugging Face classifier of three intents, trained, in `folder`/intents, and
     `folder`/questions.jsonl."""

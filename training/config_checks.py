@@ -29,6 +29,8 @@ from training.objectives import OBJECTIVES
 # Stands for the number of classes, which only the data know.
 _CLASSES = 2
 _PROBES = 2
+# Networks that bring their number of classes.
+_OF_THEIR_OWN = frozenset({"graph", "hf_classifier", "module", "onnx"})
 
 D = TypeVar("D", Detector, GraphDetector)
 
@@ -79,7 +81,7 @@ def untrained(config: RunConfig) -> Classifier:
         for name, value in config.backbone_options.items()
         if name not in ("weights", "fresh_head")
     }
-    classes = None if config.backbone == "module" else _CLASSES
+    classes = None if config.backbone in _OF_THEIR_OWN else _CLASSES
     try:
         with torch.random.fork_rng():
             classifier = build_classifier(_spec(config.form), config.backbone, options, classes)

@@ -40,6 +40,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def loose(name: str) -> float:
+    """vim scales a small residual, and its rounding, up to a logit's size; combined reads it."""
+    return 5e-3 if name in ("score/vim", "score/combined") else 1e-4
+
+
 def run_block(block: list[str], shop: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Each command -> its output."""
     monkeypatch.chdir(shop)
@@ -78,7 +83,9 @@ def test_a_text_in_three_commands(shop: Path, monkeypatch: pytest.MonkeyPatch) -
     assert answer["label"] in manifest.class_names == ("card", "weather", "travel")
 
     scorers = load_scorers(bundle)
-    rows = [json.loads(line)["text"] for line in (shop / "questions.jsonl").open()][::60]
+    rows = [
+        json.loads(line)["text"] for line in (shop / "questions.jsonl").read_text().splitlines()
+    ][::60]
     from tokenizers import Tokenizer
 
     encoder = TextEncoder(Tokenizer.from_file(str(bundle / "tokenizer.json")), manifest.input)  # type: ignore
@@ -86,10 +93,10 @@ def test_a_text_in_three_commands(shop: Path, monkeypatch: pytest.MonkeyPatch) -
     expected = torch_network(scorers.forward)(tokens)
     given = open_network(bundle / FORWARD)(tokens)
     for name, values in expected.items():
-        assert relative_gap(values, given[name]) < 1e-4, name
+        assert relative_gap(values, given[name]) < loose(name), name
     wider = open_network(bundle / FORWARD)(np.pad(tokens, ((0, 0), (0, 5))))
     for name, values in given.items():
-        assert relative_gap(values, wider[name]) < 1e-4, name
+        assert relative_gap(values, wider[name]) < loose(name), name
     own = transformers.AutoModelForSequenceClassification.from_pretrained(shop / "intents").eval()
     ids = torch.from_numpy(tokens)
     with torch.no_grad():

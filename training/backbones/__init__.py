@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from training.backbones.densenet import DenseNet
+from training.backbones.graph_model import graph_model
 from training.backbones.gru import Gru
 from training.backbones.hf_classifier import HuggingFaceClassifier
 from training.backbones.hf_encoder import HuggingFaceEncoder
@@ -11,7 +12,7 @@ from training.backbones.imported_module import imported_module
 from training.backbones.latent import LatentNetwork
 from training.backbones.lenet import LeNet
 from training.backbones.lstm import Lstm
-from training.backbones.onnx_model import OnnxModel
+from training.backbones.onnx_model import onnx_model
 from training.backbones.osr_cnn import OsrCnn
 from training.backbones.resnet import ResNet
 from training.backbones.tapped import TappedModule, linear_head
@@ -25,9 +26,10 @@ from training.text_backbone import TextBackbone
 # (channels, classes, **options of the config)
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "densenet_bc_100": partial(DenseNet, depth=100),
+    "graph": graph_model,
     "lenet": LeNet,
     "module": imported_module,
-    "onnx": OnnxModel,
+    "onnx": onnx_model,
     "osr_cnn": OsrCnn,
     "resnet_18": partial(ResNet, blocks=(2, 2, 2, 2)),
     "resnet_34": partial(ResNet, blocks=(3, 4, 6, 3)),

@@ -45,7 +45,7 @@ class HuggingFaceClassifier(nn.Module):
     def __init__(
         self,
         vocabulary_size: int,
-        classes: int,
+        classes: int | None,
         *,
         folder: str | None = None,
         encoder: dict[str, Any] | None = None,
@@ -77,10 +77,10 @@ class HuggingFaceClassifier(nn.Module):
             )
         self.tap_names = (*(f"layer{i}" for i in self.tapped_layers), PENULTIMATE)
         self.head_name = linear_head(self.model)
-        # before data are read their number is not known
-        if folder is not None and classes != self.head.out_features and classes > 2:
+        if classes not in (None, self.head.out_features):
             raise ValueError(
-                f"hf_classifier: {folder} has {self.head.out_features} classes, the data {classes}"
+                f"hf_classifier: {folder or 'the bundle'} has {self.head.out_features} classes, "
+                f"the data {classes}"
             )
 
     @property

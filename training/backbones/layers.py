@@ -5,7 +5,7 @@ One pass over two inputs shows, layer by layer, what it gives and how often it r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -86,8 +86,8 @@ def survey(module: nn.Module, inputs: Tensor) -> Survey:
     layers: list[Layer] = []
     for name in order[: order.index(head)]:
         output = seen[name][0]
-        fits = output is not None and len(output) == len(inputs)
         identity = isinstance(kinds[name], _IDENTITIES)
+        fits = _is_tensor(output) and len(output) == len(inputs)
         shape = tuple(output.shape[1:]) if fits else ()
         kind, runs = type(kinds[name]).__name__, len(seen[name])
         layers.append(Layer(name, kind, shape, runs, identity, name.count(".")))
@@ -201,5 +201,5 @@ def reads_average(values: Tensor, features: Tensor) -> bool:
     )
 
 
-def _is_tensor(value: object) -> bool:
+def _is_tensor(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.dim() > 0

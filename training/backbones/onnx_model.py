@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from training.backbones.layers import Layer, Survey, reads_average
 from training.backbones.tapped import PENULTIMATE, listed
+from training.classifier import Backbone
 from training.config import expand_variables
 from training.outputs import Outputs
 
@@ -70,9 +71,11 @@ class OnnxModel(nn.Module):
 
     def forward(self, images: Tensor) -> Outputs:
         """(B, C, H, W), normalised -> what onnxruntime computes; no gradient goes back."""
-        given = self._session.run(None, {self.input: images.detach().cpu().numpy()})
+        names = list(dict.fromkeys(self.outputs()))
+        values = self._session.run(names, {self.input: images.detach().cpu().numpy()})
+        given = dict(zip(names, values, strict=True))
         *taps, features, logits = (
-            torch.from_numpy(np.asarray(value)).to(images.device) for value in given
+            torch.from_numpy(np.asarray(given[name])).to(images.device) for name in self.outputs()
         )
         named = dict(zip(self.tensors, taps, strict=True))
         return Outputs(named | {PENULTIMATE: features}, logits, PENULTIMATE)
@@ -81,10 +84,11 @@ class OnnxModel(nn.Module):
         """Every tensor of the graph up to the head."""
         nodes = _before(self.model, self.features)
         names = [name for node in nodes for name in node.output if name]
-        values = _session(_with_outputs(self.model, [*names, self.features])).run(
-            None, {self.input: images.numpy()}
-        )
-        *given, features = (np.asarray(value) for value in values)
+        wanted = list(dict.fromkeys([*names, self.features]))
+        session = _session(_with_outputs(self.model, wanted))
+        values = session.run(wanted, {self.input: images.numpy()})
+        found = {name: np.asarray(value) for name, value in zip(wanted, values, strict=True)}
+        features, given = found[self.features], [found[name] for name in names]
         kinds = {name: node.op_type for node in nodes for name in node.output}
         layers = tuple(
             Layer(name, kinds[name], _shape(value, len(images)), 1, kinds[name] in _SHAPING)
@@ -96,6 +100,17 @@ class OnnxModel(nn.Module):
         )
         square = images.shape[2] == images.shape[3]
         return Survey(layers, self.features, read, self.head.out_features, averaged, square)
+
+
+def onnx_model(
+    channels: int,
+    classes: int | None,
+    *,
+    file: str,
+    taps: Mapping[str, str] | Sequence[str] = (),
+) -> Backbone:
+    """An OnnxModel, by the options of a config."""
+    return cast(Backbone, OnnxModel(channels, classes, file=file, taps=taps))
 
 
 def tap_names(tensors: Sequence[str]) -> dict[str, str]:

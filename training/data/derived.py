@@ -16,6 +16,7 @@ None draws strokes or characters, or adds noise to single pixels: such sets are 
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray

@@ -9,6 +9,7 @@ import torch
 
 from service.bundle import ImageInput
 from training.backbones import BACKBONES
+from training.backbones.graph_model import GraphModel
 from training.backbones.layers import Layer, Survey, TapChoice, choose_taps, survey
 from training.backbones.onnx_model import OnnxModel, tap_names
 from training.backbones.tapped import TappedModule
@@ -135,7 +136,8 @@ def _tapped_options(network: Network, roles: Roles, taps: Sequence[str] | None) 
     classes = len(roles.train_id.class_names)
     _, choice = _survey(_untapped(network, classes), network)
     chosen = list(choice.taps if taps is None else taps)
-    options |= {"taps": tap_names(chosen) if network.backbone == "onnx" else chosen}
+    named = network.backbone in ("graph", "onnx")
+    options |= {"taps": tap_names(chosen) if named else chosen}
     if network.backbone == "module":
         options |= {"head": choice.head, "tokens": choice.tokens}
         options |= {"channels_last": choice.channels_last}
@@ -152,11 +154,12 @@ def _untapped(network: Network, classes: int | None) -> Classifier:
 
 def _survey(classifier: Classifier, network: Network) -> tuple[Survey, TapChoice]:
     images = classifier.continuous(example_inputs(classifier.spec, 2))
-    if isinstance(classifier.backbone, OnnxModel):
-        found = classifier.backbone.survey(images)
+    backbone = classifier.backbone
+    if isinstance(backbone, OnnxModel) or isinstance(backbone, GraphModel):  # noqa: SIM101
+        found = backbone.survey(images)
     else:
-        assert isinstance(classifier.backbone, TappedModule)  # noqa: S101
-        found = survey(classifier.backbone.module, images)
+        assert isinstance(backbone, TappedModule)  # noqa: S101
+        found = survey(backbone.module, images)
     return found, choose_taps(found)
 
 

@@ -3,6 +3,7 @@
     shop.networks:Sorter    a class or function of yours, with --weights
     torchvision:resnet50    a classifier of torchvision, with --weights
     timm:resnet50           one of timm, where that is installed, with --weights
+    sorter.pt2              a file of torch.export; .pt, .pth or .ts: of TorchScript
     sorter.onnx             a classifier of images that is an ONNX graph already
     FOLDER                  a Hugging Face classifier, as save_pretrained writes it
 
@@ -21,6 +22,7 @@ from training.config import FileTokenizer, TextConfig
 
 Resize = Literal["stretch", "center_crop", "pad"]
 _MAX_TOKENS = 128
+_FILES = {".onnx": "onnx", ".pt2": "graph", ".pt": "graph", ".pth": "graph", ".ts": "graph"}
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,9 @@ def network_of(given: str, flags: NetworkFlags) -> Network:
     """ValueError where the name, its files or the flags do not fit together."""
     if Path(given).is_dir():
         return _hugging_face(Path(given), flags)
-    if given.endswith(".onnx"):
-        return _onnx(given, flags)
+    kind = _FILES.get(Path(given).suffix.lower())
+    if kind is not None and ":" not in given:
+        return _of_file(kind, given, flags)
     library, colon, name = given.partition(":")
     if not colon:
         raise ValueError(
@@ -86,13 +89,13 @@ def network_of(given: str, flags: NetworkFlags) -> Network:
     return _module(given, flags.arguments, flags, given)
 
 
-def _onnx(file: str, flags: NetworkFlags) -> Network:
+def _of_file(backbone: str, file: str, flags: NetworkFlags) -> Network:
     if flags.weights is not None or flags.arguments:
         raise ValueError(f"{file}: brings its weights; leave --weights and --arguments out")
-    size = input_size(file)
+    size = input_size(file) if backbone == "onnx" else None
     known = {} if size is None else {"size": size}
     form = _image_input(flags.images, known, file)
-    return Network("onnx", {"file": file}, form, tuple(flags.class_names), Path(file).name)
+    return Network(backbone, {"file": file}, form, tuple(flags.class_names), Path(file).name)
 
 
 def _module(factory: str, arguments: Mapping[str, Any], flags: NetworkFlags, said: str) -> Network:
