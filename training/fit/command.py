@@ -105,6 +105,8 @@ def fit(
     )
     config, roles = run_config(request)
     published = run(config, models, Path("runs"), roles)
+    if published is None:  # another process of a group publishes
+        return
     written = published.path.with_suffix(".toml")
     write_config(
         config,
