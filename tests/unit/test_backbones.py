@@ -210,7 +210,7 @@ def size_of(name: str) -> tuple[int, int]:
 
 
 def test_the_published_table_is_the_registry() -> None:
-    assert set(PUBLISHED) | {"module", "torchvision"} == set(BACKBONES)
+    assert set(PUBLISHED) | {"graph", "module", "onnx", "torchvision"} == set(BACKBONES)
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
@@ -244,7 +244,7 @@ def test_the_documented_table_is_the_registry() -> None:
 
 def test_documented_options_are_options() -> None:
     blocks = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", DOCS, re.DOTALL)]
-    names = ["resnet_18", "torchvision", "module", "hf_encoder"]
+    names = ["resnet_18", "torchvision", "module", "graph", "hf_encoder", "hf_classifier"]
     assert [block["backbone"] for block in blocks] == names
     for block in blocks:
         signature = inspect.signature((BACKBONES | TEXT_BACKBONES)[block["backbone"]])

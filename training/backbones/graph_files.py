@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.graph import CodeGen
 
 from training.config import expand_variables
 
@@ -54,7 +55,7 @@ def _exported(path: Path) -> fx.GraphModule:
             )
         elif node.op == "output" and isinstance(node.args[0], tuple | list):
             node.args = (node.args[0][0],)
-    module.graph.set_codegen(fx.graph.CodeGen())  # one tensor in, one out: no trees of them
+    module.graph.set_codegen(CodeGen())  # one tensor in, one out: no trees of them
     return fx.GraphModule(module, module.graph)
 
 
