@@ -117,7 +117,7 @@ def write_exported(network: nn.Module, to: Path) -> None:
         torch.export.save(torch.export.export(network, (example,), dynamic_shapes=dynamic), to)
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")  # which class says "deprecated" varies by release
         torch.jit.trace(network, example).save(to)
 
 

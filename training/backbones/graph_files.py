@@ -80,7 +80,7 @@ def _refuse_pickles(path: Path) -> None:
 def _scripted(path: Path) -> fx.GraphModule:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore")  # which class says "deprecated" varies by release
             loaded: Any = torch.jit.load(path, map_location="cpu").eval()
             frozen: Any = torch.jit.freeze(loaded)
     except RuntimeError as exc:
