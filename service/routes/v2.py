@@ -31,7 +31,7 @@ async def ready(runtime: RuntimeOf) -> ServerReady:
     return ServerReady(ready=True)
 
 
-@router.get("/v2", dependencies=ANY_KEY)
+@router.get("/v2")
 async def server() -> ServerMetadata:
     """Name, release, extensions."""
     return server_metadata()
