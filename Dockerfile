@@ -26,6 +26,12 @@ RUN set -eu; \
     fi
 COPY pyproject.toml deploy/install_metadata.py /build/
 RUN /opt/oodscore/bin/python /build/install_metadata.py /build/pyproject.toml
+COPY models/ /models/
+COPY deploy/healthcheck.py /app/healthcheck.py
+COPY service/ /app/service/
+# A clone under umask 077 carries files that only their owner may read.  Here, not in the image: a
+# layer that changes the mode of a file holds the file once more.
+RUN chmod -R a+rX /app /models && python -m compileall -q /app
 
 FROM ${PYTHON_IMAGE}
 ARG VARIANT=cpu
@@ -53,11 +59,8 @@ ENV PATH=/opt/oodscore/bin:$PATH \
 
 WORKDIR /app
 COPY --from=packages /opt/oodscore /opt/oodscore
-COPY models/ /models/
-COPY deploy/healthcheck.py /app/healthcheck.py
-COPY service/ /app/service/
-# a clone under umask 077 carries files that only their owner may read
-RUN chmod -R a+rX /app /models && python -m compileall -q /app
+COPY --from=packages /models /models
+COPY --from=packages /app /app
 # The one other place to write, where a volume is mounted on it: evidence of drift, captures.
 RUN install -d -o 10001 -g 10001 -m 0700 /state
 
