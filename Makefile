@@ -65,6 +65,7 @@ bench: $(DEV) ## measure; writes JSON under benchmarks/results/
 	.venv/bin/python -m benchmarks.combined_tables
 	.venv/bin/python -m benchmarks.bundle_tables
 	.venv/bin/python -m benchmarks.drift_detection
+	.venv/bin/python -m benchmarks.drift_cost
 	.venv/bin/python -m benchmarks.drift_tables
 	.venv/bin/python -m benchmarks.service.compare
 	.venv/bin/python -m benchmarks.service.overload

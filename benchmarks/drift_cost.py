@@ -1,20 +1,21 @@
 """What does watching for drift cost?  python -m benchmarks.drift_cost
 
-Two processes of the service on models/fashion-mnist, one with OODSCORE_DRIFT_TRACKING and one
-without, in turn: garments one a request (PNG) and 64 a request (npy), blocks of both kinds right
-after one another.  Each pair of blocks gives a ratio of processor time (of the service's process,
-what other programs take left out) and of wall time (the client's included).  A scrape of /metrics
-is measured beside them: the report of drift is made there.  The network is the smallest that
-ships, so the share is the largest.  Prints the ratios and writes results/drift_cost.json.
+The application on models/fashion-mnist in this process, with and without its drift tracker in turn:
+test-ID (Debian's dataset-fashion-mnist), one a request (PNG) and 64 a request (npy), blocks of both
+ways right after one another.  Each pair of blocks gives a ratio of processor time (what other
+programs take left out) and of wall time.  One process for both: each would otherwise tune its
+batches for itself, which moves more than is measured.  Requests go straight into the application,
+without a socket, so the tracker's share is larger than a client sees; the network is the smallest
+that ships.  Prints the ratios and writes results/drift_cost.json.
 """
 
 import argparse
-import http.client
+import asyncio
 import io
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,111 +23,109 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.drift.scores import test_images
 from benchmarks.environment import environment
 from benchmarks.prices.timing import FEWEST_PAIRS, Ratio, median_interval
-from benchmarks.text_throughput import Used, start_service
-from service.bundle import read_golden, read_manifest
+from benchmarks.text_throughput import Used
+from service.app import create_app
+from service.runtime import Runtime
+from service.settings import Settings
 
 RESULT = Path(__file__).parent / "results" / "drift_cost.json"
 MODELS = Path("models")
-MODEL, VERSION = "fashion-mnist", "2"
-THREADS = 1
-SECONDS = 90.0
-GARMENTS = 256
-# bodies of one block, long enough for a clock that ticks in milliseconds
-BLOCK = {"png": 400, "npy_64": 24}
-TRACKING = {True: "true", False: "false"}
-
-Round = Callable[[], Used]
+MODEL = "fashion-mnist"
+SECONDS = 60.0
+# bodies of one block, so many that the tracker takes answers in at least once
+BLOCK = {"png": 520, "npy_64": 16}
+_TYPES = {"png": "image/png", "npy_64": "application/x-npy"}
 
 
-def garments() -> np.ndarray:
-    """Golden inputs of the bundle with a little noise: uint8 (GARMENTS, 28, 28, 1)."""
-    folder = MODELS / MODEL / VERSION
-    golden = np.asarray(read_golden(folder, read_manifest(folder)).inputs, np.uint8)
-    rng = np.random.default_rng(0)
-    chosen = golden[rng.integers(0, len(golden), GARMENTS)]
-    noisy = chosen + rng.normal(0, 3, chosen.shape)
-    return np.clip(noisy, 0, 255).astype(np.uint8)
-
-
-def bodies(workload: str) -> tuple[str, int, list[bytes]]:
-    """Content type, inputs a request, and what a block sends."""
-    pictures = garments()
-    if workload == "png":
-        return "image/png", 1, [_png(pictures[i % GARMENTS]) for i in range(BLOCK[workload])]
-    buffer = io.BytesIO()
-    np.save(buffer, pictures[:64])
-    return "application/x-npy", 64, [buffer.getvalue()] * BLOCK[workload]
-
-
-def _png(pixels: np.ndarray) -> bytes:
+def png_of(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels[:, :, 0]).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def block(process: int, send: Callable[[], None]) -> Round:
-    """Wall and processor seconds of the process while `send` runs."""
-    clock = ((~process) << 3) | 2  # clock_getcpuclockid(3): all threads of that process
-
-    def once() -> Used:
-        wall, processor = time.perf_counter(), time.clock_gettime(clock)
-        send()
-        return Used(time.perf_counter() - wall, time.clock_gettime(clock) - processor)
-
-    return once
+def npy_of(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, pixels)
+    return buffer.getvalue()
 
 
-def posting(address: tuple[str, int], workload: str) -> Callable[[], None]:
-    content_type, _, sent = bodies(workload)
-    headers = {"Content-Type": content_type}
-    connection = http.client.HTTPConnection(*address)
-
-    def send() -> None:
-        connection.close()
-        for body in sent:
-            connection.request("POST", f"/score?model={MODEL}", body, headers)
-            answer = connection.getresponse()
-            content = answer.read()
-            if answer.status != 200 or b'"error"' in content:
-                raise SystemExit(f"status {answer.status}: {content[:500]!r}")
-
-    return send
+def bodies(workload: str) -> list[bytes]:
+    """What a block sends."""
+    pictures = test_images()
+    count = BLOCK[workload]
+    if workload == "png":
+        return [png_of(picture) for picture in pictures[:count]]
+    return [npy_of(part) for part in np.split(pictures[: 64 * count], count)]
 
 
-def scraping(address: tuple[str, int]) -> Callable[[], None]:
-    def send() -> None:
-        connection = http.client.HTTPConnection(*address)
-        connection.request("GET", "/metrics")
-        connection.getresponse().read()
-        connection.close()
+async def post(app: Any, body: bytes, content_type: str) -> None:
+    """One request.  SystemExit where it is not answered 200."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/score",
+        "raw_path": b"/score",
+        "query_string": f"model={MODEL}".encode(),
+        "root_path": "",
+        "headers": [(b"content-type", content_type.encode())],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+        "state": {},
+    }
+    status = 0
 
-    return send
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal status
+        status = message.get("status", status)
+
+    await app(scope, receive, send)
+    if status != 200:
+        raise SystemExit(f"status {status}")
 
 
-def compare(on: Round, off: Round, seconds: float) -> list[tuple[Used, Used]]:
+async def compare(app: Any, workload: str, seconds: float) -> list[tuple[Used, Used]]:
     """Pairs of blocks (on, off), the first of the two in turn."""
-    for warm_up in (on, off):
-        warm_up()
+    runtime: Runtime = app.state.runtime
+    tracker, sent = runtime.drift, bodies(workload)
+
+    async def block(*, on: bool) -> Used:
+        runtime.drift = tracker if on else None
+        wall, processor = time.perf_counter(), time.process_time()
+        for body in sent:
+            await post(app, body, _TYPES[workload])
+        return Used(time.perf_counter() - wall, time.process_time() - processor)
+
+    for warm_up in (True, False):
+        await block(on=warm_up)
     pairs: list[tuple[Used, Used]] = []
     deadline = time.monotonic() + seconds
     while len(pairs) < FEWEST_PAIRS or time.monotonic() < deadline:
         if len(pairs) % 2:
-            first, second = on(), off()
+            first, second = await block(on=True), await block(on=False)
         else:
-            second, first = off(), on()
+            second, first = await block(on=False), await block(on=True)
         pairs.append((first, second))
+    runtime.drift = tracker
     return pairs
 
 
-def described(pairs: Sequence[tuple[Used, Used]], inputs: int, requests: int) -> dict[str, Any]:
-    """Per request and input, and the ratios on / off with their 95 % intervals."""
+def described(pairs: Sequence[tuple[Used, Used]], workload: str) -> dict[str, Any]:
+    """Per request, and the ratios on / off with their 95 % intervals."""
     sides = {"on": [on for on, _ in pairs], "off": [off for _, off in pairs]}
+    requests = BLOCK[workload]
     return {
         **{
             side: {
-                "inputs_per_second": round(inputs / median(used.wall for used in some), 1),
+                "requests_per_second": round(requests / median(used.wall for used in some), 1),
                 "processor_milliseconds_a_request": round(
                     median(used.processor for used in some) / requests * 1e3, 4
                 ),
@@ -143,49 +142,20 @@ def _as_json(ratio: Ratio) -> dict[str, float]:
     return {name: round(getattr(ratio, name), 4) for name in ("median", "low", "high")}
 
 
-def measure(seconds: float) -> dict[str, Any]:
-    servers = {
-        on: start_service(MODELS, THREADS, {"OODSCORE_DRIFT_TRACKING": text})
-        for on, text in TRACKING.items()
-    }
-    try:
-        found: dict[str, Any] = {}
-        for workload in BLOCK:
-            rounds = {
-                on: block(server.pid, posting(address, workload))
-                for on, (server, address) in servers.items()
-            }
-            _, size, sent = bodies(workload)
-            pairs = compare(rounds[True], rounds[False], seconds)
-            found[workload] = described(pairs, size * len(sent), len(sent))
-        scrapes = {
-            on: block(server.pid, scraping(address)) for on, (server, address) in servers.items()
-        }
-        found["scrape"] = _scrapes(scrapes)
-    finally:
-        for server, _ in servers.values():
-            server.terminate()
-        for server, _ in servers.values():
-            server.wait(timeout=60)
+async def measure(seconds: float) -> dict[str, Any]:
+    settings = Settings(
+        models_dir=MODELS, default_image_model=MODEL, provider="cpu", log_level="error"
+    )
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        await app.state.loading
+        bundle = app.state.runtime.require_repository().get(MODEL)
+        found = {name: described(await compare(app, name, seconds), name) for name in BLOCK}
     return {
         "environment": environment(),
-        "model": f"{MODEL}/{VERSION}",
-        "threads": THREADS,
-        "detectors": len(read_manifest(MODELS / MODEL / VERSION).forward_detectors()),
+        "model": f"{bundle.name}/{bundle.version}",
+        "detectors": len(bundle.manifest.forward_detectors()),
         **found,
-    }
-
-
-def _scrapes(rounds: dict[bool, Round]) -> dict[str, float]:
-    """Processor milliseconds a scrape; reports are remade every two seconds."""
-    seconds: dict[bool, list[float]] = {on: [] for on in rounds}
-    for _ in range(5):
-        time.sleep(2.1)
-        for on, once in rounds.items():
-            seconds[on].append(once().processor)
-    return {
-        f"{'on' if on else 'off'}_processor_milliseconds": round(median(values) * 1e3, 1)
-        for on, values in seconds.items()
     }
 
 
@@ -194,7 +164,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for each kind of request")
     parser.add_argument("--quick", action="store_true", help="few blocks; writes nothing")
     arguments = parser.parse_args(given)
-    record = measure(0 if arguments.quick else arguments.seconds)
+    record = asyncio.run(measure(0 if arguments.quick else arguments.seconds))
     sys.stdout.write(json.dumps(record, indent=1) + "\n")
     if not arguments.quick:
         RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -1,9 +1,10 @@
-"""The tables and the figure of docs/drift.md, out of results/drift_detection.json:
+"""The tables and figures of docs/drift.md, out of results/drift_detection.json:
 
 python -m benchmarks.drift_tables
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,16 @@ from benchmarks.page_blocks import fill, table
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "drift.md"
 FIGURE = ROOT / "docs" / "drift-delays.png"
+KINDS_FIGURE = ROOT / "docs" / "drift-kinds.png"
 RESULT = ROOT / "benchmarks" / "results" / "drift_detection.json"
 ALARMS = ("cusum", "martingale")
+KINDS = {
+    "none": "none",
+    "ood": "OOD share",
+    "ramp": "OOD, 0 to 50 % over",
+    "corruption": "corruption, severity",
+    "labels": "one class",
+}
 
 
 def blocks() -> dict[str, str]:
@@ -26,6 +35,9 @@ def blocks() -> dict[str, str]:
         "delays": _delays(result["delays"]),
         "false alarms": _false_alarms(result["false_alarms"]),
         "psi": _psi(result["psi"]),
+        "uniformity": _uniformity(result["uniformity"]),
+        "statistics": _kinds(result["statistics"]["drifts"], _statistic),
+        "alerts": _kinds(result["alerts"]["drifts"], _alert),
     }
 
 
@@ -75,6 +87,75 @@ def _psi(rows: list[dict[str, float]]) -> str:
     )
 
 
+def _uniformity(found: dict[str, dict[str, float]]) -> str:
+    return table(
+        ["score", "p-value of their uniformity", "below 0.05", "below 0.001"],
+        [
+            [
+                f"`{detector}`",
+                f"{row['ks_p_value']:.2g}",
+                f"{100 * row['below_0.05']:.1f} %",
+                f"{100 * row['beyond']:.1f} %",
+            ]
+            for detector, row in found.items()
+        ],
+    )
+
+
+def _kinds(drifts: list[dict[str, Any]], cell: Callable[[dict[str, Any], bool], str]) -> str:
+    """A row a drift, a column a statistic or alert; `cell` hears whether anything drifts."""
+    names = list(drifts[0]["found"])
+    rows = [
+        [
+            " ".join(word for word in (KINDS[drift["kind"]], drift["of"], drift["size"]) if word),
+            *(cell(drift["found"][name], drift["kind"] != "none") for name in names),
+        ]
+        for drift in drifts
+    ]
+    return table(["drift", *(name.removeprefix("Oodscore") for name in names)], rows)
+
+
+def _statistic(cell: dict[str, Any], drifts: bool) -> str:
+    """Median (90 % quantile) of the inputs; without drift the share of streams."""
+    return _delay(cell) if drifts else f"{100 * cell['found']:.0f} % of streams"
+
+
+def _alert(cell: dict[str, Any], drifts: bool) -> str:
+    if not drifts:
+        return f"{100 * max(cell['fired'], cell['fired_before']):.0f} % of streams"
+    if cell["median"] is None:
+        return "-" if cell["fired"] == 0 else f"- ({100 * cell['fired']:.0f} %)"
+    return f"{cell['median']:.0f}"
+
+
+def draw_kinds() -> None:
+    """Median delay of every statistic by the size of the drift, one part a kind."""
+    mpl.use("Agg")
+    drifts = json.loads(RESULT.read_text())["statistics"]["drifts"]
+    shown = (("ood", "omniglot"), ("ramp", "omniglot"), ("corruption", "gaussian_noise"))
+    labels = next(drift["of"] for drift in drifts if drift["kind"] == "labels")
+    figure, parts = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained")
+    for axes, (kind, of) in zip(parts.flat, (*shown, ("labels", labels)), strict=True):
+        some = [drift for drift in drifts if (drift["kind"], drift["of"]) == (kind, of)]
+        for colour, name in enumerate(some[0]["found"]):
+            delays = [drift["found"][name]["median"] for drift in some]
+            places = [place for place, delay in enumerate(delays) if delay is not None]
+            axes.plot(
+                places,
+                [delays[place] for place in places],
+                "o-",
+                markersize=3,
+                color=f"C{colour}",
+                label=name,
+            )
+        axes.set_xticks(range(len(some)), [drift["size"] for drift in some], fontsize="small")
+        axes.set(yscale="log", title=f"{KINDS[kind]}: {of}", ylabel="inputs until found (median)")
+        axes.grid(visible=True, which="both", alpha=0.3)
+    parts[0, 0].legend(fontsize="x-small", ncols=2)
+    figure.savefig(KINDS_FIGURE, dpi=100, metadata={"Software": None})
+    plt.close(figure)
+
+
 def draw() -> None:
     """Median delay of the CUSUM against the share of OOD, a line a test set and score."""
     mpl.use("Agg")
@@ -109,3 +190,4 @@ def draw() -> None:
 if __name__ == "__main__":
     PAGE.write_text(filled(PAGE.read_text()))
     draw()
+    draw_kinds()

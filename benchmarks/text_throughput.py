@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -142,10 +142,8 @@ def _per_text(rounds: Sequence[Used], texts: int) -> dict[str, float]:
     }
 
 
-def start_service(
-    models: Path, threads: int, more: Mapping[str, str] | None = None
-) -> tuple[subprocess.Popen[bytes], tuple[str, int]]:
-    """A process that is ready, and where it listens; `more`: further settings."""
+def start_service(models: Path, threads: int) -> tuple[subprocess.Popen[bytes], tuple[str, int]]:
+    """A process that is ready, and where it listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = ("127.0.0.1", int(free.getsockname()[1]))
@@ -158,7 +156,7 @@ def start_service(
         "OODSCORE_SHUTDOWN_DELAY_SECONDS": "0",
     }
     command = [sys.executable, "-m", "service", "serve"]
-    server = subprocess.Popen(command, env=os.environ | settings | dict(more or {}))
+    server = subprocess.Popen(command, env=os.environ | settings)
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         connection = http.client.HTTPConnection(*address, timeout=10)

@@ -1,0 +1,1 @@
+"""Drawing what dashboards show: parts of benchmarks.dashboard_pictures."""
