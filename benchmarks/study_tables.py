@@ -61,6 +61,7 @@ def blocks() -> dict[str, str]:
     for name, make in makers.items():
         runs = arms(name)
         found[name] = f"{_about(runs)}\n\n{make(runs)}" if runs else _MISSING
+    found["spread"] = _spread()
     return found
 
 
@@ -77,6 +78,17 @@ def arms(name: str) -> Runs:
     found = json.loads(path.read_text())["arms"]
     seeds = sorted(set.intersection(*(set(arm["by_seed"]) for arm in found.values())))
     return {name: [arm["by_seed"][seed] for seed in seeds] for name, arm in found.items()}
+
+
+def _spread() -> str:
+    """What the choice of the generated arm's spread saw."""
+    path = RESULTS / "objectives" / "generated.json"
+    if not path.exists():
+        return _MISSING
+    card = json.loads(path.read_text())
+    spreads = sorted(card["measured"], key=float)
+    rows = [["could be of spread 1", *(f"{card['measured'][spread]:.1%}" for spread in spreads)]]
+    return f"Chosen: {card['spread']:g}.\n\n" + table(["spread", *spreads], rows)
 
 
 def _about(runs: Runs) -> str:

@@ -59,7 +59,7 @@ def fit_detectors(
     for outputs, labels in _outputs_of(classifier, train):
         for detector in detectors:
             detector.observe(outputs, labels)
-    readers = [d for d in detectors if type(d).observe_outliers is not Detector.observe_outliers]
+    readers = [detector for detector in detectors if detector.reads_outliers]
     if outliers is not None and readers:
         for outputs, _ in _outputs_of(classifier, outliers):
             for detector in readers:

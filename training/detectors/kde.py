@@ -57,7 +57,7 @@ class Kde(Detector):
     ) -> None:
         super().__init__()
         self.name = name
-        self.exposed = name == "kde_all"
+        self.reads_outliers = name == "kde_all"
         if transform not in ("normalise", "whiten"):
             raise ValueError(f"kde: transform {transform!r}; choose normalise or whiten")
         if components < 1:
@@ -79,14 +79,14 @@ class Kde(Detector):
         labels = checked_labels(labels, classes)
         if self.transform == "whiten":
             self._moments.add(features)
-        capacity = max(1, self.bank_size // (2 * classes if self.exposed else classes))
+        capacity = max(1, self.bank_size // (2 * classes if self.reads_outliers else classes))
         for c in labels.unique().tolist():
             # another seed for every class: the same would keep the same positions of each
             sample = self._samples.setdefault(c, Reservoir(capacity, self.seed * classes + c))
             sample.add(features[labels == c])
 
     def observe_outliers(self, outputs: Outputs) -> None:
-        if not self.exposed:
+        if not self.reads_outliers:
             return
         features = finite(outputs.features).float().cpu()
         if self.transform == "whiten":
@@ -101,7 +101,7 @@ class Kde(Detector):
     def finish(self) -> None:
         if not self._samples:
             raise FitError(f"{self.name} saw no training inputs")
-        if self.exposed and not self._saw_outliers:
+        if self.reads_outliers and not self._saw_outliers:
             raise FitError(f"{self.name} saw no training outliers; kde is the density without them")
         if self.transform == "whiten":
             self._register_projection()

@@ -37,6 +37,7 @@ class Detector(nn.Module):
 
     cost: ClassVar[Cost] = "logits"
     reference: ClassVar[str]  # arXiv number
+    reads_outliers: bool = False  # whether `observe_outliers` wants the training outliers
     summary: ClassVar[str]  # one sentence for the report: what it measures, what it needs
 
     def suffixes(self, layers: Sequence[str], penultimate: str) -> tuple[str, ...]:
