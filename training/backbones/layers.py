@@ -14,8 +14,8 @@ from training.backbones.tapped import TokenRule, listed
 
 _MOST_TAPS = 4
 _QUARTERS = (1, 2, 3)
-# they pass on, or reshape, what the layer before them gave
-_IDENTITIES = (nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity)
+# they pass on, reshape or pad what the layer before them gave
+_IDENTITIES = (nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity, nn.ConstantPad2d)
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,8 @@ def _stage_ends(maps: Sequence[Layer], channels_last: bool) -> list[Layer]:
     there is inside the next stage."""
     ends: dict[tuple[int, ...], Layer] = {}
     for each in maps:
+        if each.identity:
+            continue
         size = each.shape[:2] if channels_last else each.shape[1:]
         known = ends.get(size)
         if size[0] * size[1] > 1 and (known is None or each.depth <= known.depth):

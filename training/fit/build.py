@@ -28,6 +28,7 @@ from training.progress import say
 
 _CHECKED = 256  # inputs on which labels and predictions are compared
 _CHECKED_AT_ONCE = 32
+_LONGEST = 40  # a layer's longer name is no tap's
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _tapped_options(network: Network, roles: Roles, taps: Sequence[str] | None) 
     classes = len(roles.train_id.class_names)
     _, choice = _survey(_untapped(network, classes), network)
     chosen = list(choice.taps if taps is None else taps)
-    named = network.backbone in ("graph", "onnx")
+    named = network.backbone in ("graph", "onnx") or max(map(len, chosen), default=0) > _LONGEST
     options |= {"taps": tap_names(chosen) if named else chosen}
     if network.backbone == "module":
         options |= {"head": choice.head, "tokens": choice.tokens}
