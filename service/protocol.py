@@ -9,7 +9,11 @@ take is the request's deadline.
 import asyncio
 from typing import ClassVar, Literal, cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 MAX_HEAD_BYTES = 64 * 1024
 _TOO_LARGE = (
@@ -26,6 +30,8 @@ class PatientProtocol(HttpToolsProtocol):
     _write_timer: asyncio.TimerHandle | None = None
     _state: Literal["head", "body", "idle"] = "head"  # of what the client is sending
     _head_bytes = 0
+    # of several requests sent at once, the one being answered; uvicorn knows the last alone
+    _answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -50,6 +56,8 @@ class PatientProtocol(HttpToolsProtocol):
         self._stop()
         self._state = "body"
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answering = self.cycle
 
     def on_message_complete(self) -> None:
         self._stop()
@@ -59,6 +67,7 @@ class PatientProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self.transport.is_closing():
             self.pipeline.clear()  # nobody is there to be answered
+        self._answering = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
         if self._state == "body":
             self._start()
@@ -76,6 +85,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
+        self._tell_of_the_end()
         super().connection_lost(exc)
         if self._write_timer is not None:
             self._write_timer.cancel()
@@ -95,7 +105,15 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         """What the client does not take is thrown away with its connection."""
+        self._tell_of_the_end()
         self.transport.abort()
+
+    def _tell_of_the_end(self) -> None:
+        """Whoever answers must not write to a connection that is gone."""
+        if self._answering is not None:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        self.pipeline.clear()
 
 
 def with_patience(seconds: float) -> type[PatientProtocol]:
