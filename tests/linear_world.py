@@ -1,7 +1,7 @@
 """Features, labels and a linear head made by hand: what a detector reads, without a network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from toy import TOY_SPEC
 
 from training.classifier import Classifier, ImageClassifier
 from training.detectors import Detector
+from training.detectors.outlier_head import OUTLIER_HEAD
 from training.outputs import Outputs
 
 Array = NDArray[np.float64]
@@ -40,6 +41,7 @@ class World:
     bias: Array
     features: Array
     labels: NDArray[np.int64]
+    outliers: Array = field(default_factory=lambda: far(seed=9))  # to be trained on (M, D)
 
     @property
     def logits(self) -> Array:
@@ -55,7 +57,9 @@ class World:
     @property
     def classifier(self) -> Classifier:
         weight, bias = torch.from_numpy(self.weight), torch.from_numpy(self.bias)
-        return ImageClassifier(_Headed(weight.float(), bias.float()), TOY_SPEC).eval()
+        classifier = ImageClassifier(_Headed(weight.float(), bias.float()), TOY_SPEC)
+        classifier.heads[OUTLIER_HEAD] = nn.Linear(weight.shape[1], 1)
+        return classifier.eval()
 
     def outputs(self, features: Array) -> Outputs:
         """Features (n, D) -> float32 Outputs with the head's logits."""
@@ -98,6 +102,7 @@ def far(seed: int, count: int = 80, dim: int = 20) -> Array:
 def fit(detector: Detector, train: World, held_out: World, batch: int = 64) -> Detector:
     """The protocol's one pass, in batches."""
     detector.prepare(train.classifier)
+    detector.observe_outliers(train.outputs(train.outliers))
     for source, observe in ((train, detector.observe), (held_out, detector.observe_held_out)):
         for start in range(0, len(source.labels), batch):
             rows = slice(start, start + batch)

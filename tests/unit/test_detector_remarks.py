@@ -22,8 +22,8 @@ def two_a_class() -> World:
 
 
 def twice() -> World:
-    features, labels = (np.repeat(values, 2, axis=0) for values in (TRAIN.features, TRAIN.labels))
-    return replace(TRAIN, features=features, labels=labels)
+    rows = {"features": TRAIN.features, "labels": TRAIN.labels, "outliers": TRAIN.outliers}
+    return replace(TRAIN, **{name: np.repeat(values, 2, axis=0) for name, values in rows.items()})
 
 
 def always_right() -> World:
@@ -39,6 +39,7 @@ DOUBTFUL: dict[str, tuple[Callable[[], Detector], World, World]] = {
     "dice": (lambda: Dice(99.0), TRAIN, HELD_OUT),
     "gda": (DETECTORS["gda"], two_a_class(), HELD_OUT),
     "kde": (DETECTORS["kde"], twice(), HELD_OUT),
+    "kde_all": (DETECTORS["kde_all"], twice(), HELD_OUT),
     "kl_matching": (
         DETECTORS["kl_matching"],
         TRAIN.without_predictions([5]),
@@ -48,7 +49,9 @@ DOUBTFUL: dict[str, tuple[Callable[[], Detector], World, World]] = {
     "msp_temperature": (DETECTORS["msp_temperature"], TRAIN, always_right()),
     "nnguide": (DETECTORS["nnguide"], two_a_class(), HELD_OUT),
     "openmax": (lambda: OpenMax(tail=100), TRAIN, HELD_OUT),
+    "overall_density": (DETECTORS["overall_density"], two_a_class(), HELD_OUT),
     "react": (DETECTORS["react"], shifted(), HELD_OUT),
+    "vmdls_b": (DETECTORS["vmdls_b"], two_a_class(), HELD_OUT),
 }
 
 
