@@ -52,7 +52,13 @@ class Client:
         }
         status, chunks = 0, list[bytes]()
 
+        sent = False
+
         async def receive() -> dict[str, Any]:
+            nonlocal sent
+            if sent:  # the client stays
+                await asyncio.Event().wait()
+            sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: dict[str, Any]) -> None:
