@@ -102,7 +102,8 @@ def far(seed: int, count: int = 80, dim: int = 20) -> Array:
 def fit(detector: Detector, train: World, held_out: World, batch: int = 64) -> Detector:
     """The protocol's one pass, in batches."""
     detector.prepare(train.classifier)
-    detector.observe_outliers(train.outputs(train.outliers))
+    if detector.reads_outliers:
+        detector.observe_outliers(train.outputs(train.outliers))
     for source, observe in ((train, detector.observe), (held_out, detector.observe_held_out)):
         for start in range(0, len(source.labels), batch):
             rows = slice(start, start + batch)
