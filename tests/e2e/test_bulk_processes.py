@@ -31,6 +31,8 @@ def folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def running(folder: Path, models_dir: Path, *more: str) -> Generator[psutil.Popen]:
+    # a shell's background ignores SIGINT, and what it starts would, too
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = psutil.Popen(
         [
             *(sys.executable, "-m", "service", "score", str(folder), "--model", "tiny"),
@@ -41,6 +43,7 @@ def running(folder: Path, models_dir: Path, *more: str) -> Generator[psutil.Pope
         stderr=subprocess.STDOUT,
         start_new_session=True,  # a signal to its group does not reach this test
     )
+    signal.signal(signal.SIGINT, before)
     try:
         yield process
     finally:
@@ -90,7 +93,7 @@ def test_killed_workers_and_runs_lose_no_row_and_double_none(
         wait_for(lambda: has_ended(worker))
         os.close(pipe)
         pipe = wait_for(lambda: being_read(folder / "5.png"))
-        (another,) = workers_of(run)
+        (another,) = wait_for(lambda: workers_of(run))
         assert another.pid != worker.pid
         run.send_signal(stop)
         printed, _ = run.communicate(timeout=PATIENCE)
