@@ -31,7 +31,7 @@ INPUTS_A_FEATURE = 2
 # Rows gathered before the K scatter matrices are touched: each is D x D however few rows it gets.
 _BLOCK = 4096
 _MEGABYTE = 1e6
-_HALF = math.sqrt(0.5)
+_ROOT_OF_HALF = math.sqrt(0.5)
 
 
 class ClassGaussians:
@@ -119,7 +119,10 @@ def log_densities(features: Tensor, fitted: nn.Module) -> Tensor:
     means = fitted.get_buffer("whitened_means")  # (K, D)
     centred = features - fitted.get_buffer("center")
     # scaled so that squares are halves of distances
-    whitening, shift = fitted.get_buffer("whitening") * _HALF, means.flatten() * -_HALF
+    whitening, shift = (
+        fitted.get_buffer("whitening") * _ROOT_OF_HALF,
+        means.flatten() * -_ROOT_OF_HALF,
+    )
     gaps = torch.addmm(shift, centred, whitening).view(-1, *means.shape)  # (B, K, D)
     return fitted.get_buffer("log_weights") - gaps.square().sum(dim=2)
 
