@@ -136,7 +136,12 @@ def evaluate(
         bool, typer.Option("--corruptions", help="clean against corrupted test-ID instead")
     ] = False,
     ood: Annotated[
-        list[str] | None, typer.Option(help="NAME=FOLDER of images, as a further OOD set")
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER or FILE of images or texts, as a further OOD set"),
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(help='of tables: images or texts stand there; default "image" or "text"'),
     ] = None,
     limit: Annotated[
         int | None,
@@ -148,15 +153,16 @@ def evaluate(
 
     Example: oodscore-train evaluate models/fashion-mnist/2 --corruptions
 
-    Without --corruptions: on the test sets of the bundle's own config, and on folders of yours.
+    Without --corruptions: on the test sets of the bundle's own config, and on data of yours; the
+    report then shows the worst mistakes of the detector that decides, too.
     """
     if corruptions and ood:
         raise typer.BadParameter("does not go with --corruptions", param_hint="--ood")
     if limit is not None and not corruptions:
         raise typer.BadParameter("goes with --corruptions only", param_hint="--limit")
-    named = [_named_folder(entry) for entry in ood or []]
-    folders = dict(named)
-    if len(folders) < len(named):
+    named = [_named(entry) for entry in ood or []]
+    further = dict(named)
+    if len(further) < len(named):
         raise typer.BadParameter("a name stands twice", param_hint="--ood")
     opened = open_bundle(bundle)
     ending = "-corruptions" if corruptions else ""
@@ -165,15 +171,15 @@ def evaluate(
     if corruptions:
         print_corruptions(evaluate_corruptions(opened, folder, limit or CORRUPTION_IMAGES))
     else:
-        print_sets(evaluate_sets(opened, folders, folder))
+        print_sets(evaluate_sets(opened, further, folder, column))
     typer.echo(folder / "report.html")
 
 
-def _named_folder(entry: str) -> tuple[str, Path]:
-    name, equals, folder = entry.partition("=")
-    if not (name and equals and folder):
-        raise typer.BadParameter(f"{entry!r} is not NAME=FOLDER", param_hint="--ood")
-    return name, Path(folder)
+def _named(entry: str) -> tuple[str, str]:
+    name, equals, given = entry.partition("=")
+    if not (name and equals and given):
+        raise typer.BadParameter(f"{entry!r} is not NAME=FOLDER or NAME=FILE", param_hint="--ood")
+    return name, given
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from service.bundle import (
     read_manifest,
     verify_files,
 )
-from training.config import RunConfig, SourceConfig
+from training.config import RunConfig
 from training.data import (
     CONTROL,
     TEXT_CONTROL,
@@ -37,6 +37,7 @@ from training.data import (
     TextLoader,
     load_roles,
     load_test_id,
+    source_of,
 )
 from training.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from training.evaluation.corruption import (
@@ -47,8 +48,11 @@ from training.evaluation.corruption import (
 )
 from training.evaluation.corruption_report import overview_table, write_corruption_report
 from training.evaluation.metrics import auroc
+from training.evaluation.mistakes import Judge, Mistakes, ScoredInputs, worst_mistakes
+from training.evaluation.mistakes_page import heading
 from training.evaluation.records import Report
 from training.evaluation.report import write_report
+from training.evaluation.tables import Scores
 from training.export import library_versions, open_network
 from training.fitting import BATCH, SIDE_BATCH, Network
 from training.pipeline import score_roles
@@ -113,22 +117,22 @@ def open_bundle(folder: Path) -> Bundle:
     return Bundle(folder, manifest, config, {g: open_network(folder / g) for g in graphs})
 
 
-def evaluate_sets(bundle: Bundle, folders: Mapping[str, Path], out: Path) -> Report:
-    """The report of the run once more, with `folders` as further OOD sets: name -> a folder of
-    images, or of texts, or a .jsonl or .csv file of texts.
+def evaluate_sets(
+    bundle: Bundle, further: Mapping[str, str], out: Path, column: str | None = None
+) -> Report:
+    """The report of the run once more, and the worst mistakes, with further OOD sets: name ->
+    what `source_of` reads; `column`: of tables, that with the images or texts.
 
-    Raises DataUnavailable when ID data or a folder is absent, ValueError on a name twice.
+    Raises DataUnavailable when ID data or a further set is absent, ValueError on a name twice.
     """
     config = bundle.config
     _refuse_inside(out, bundle)
-    taken = sorted(set(folders) & {CONTROL, TEXT_CONTROL, *config.data.test_ood})
+    taken = sorted(set(further) & {CONTROL, TEXT_CONTROL, *config.data.test_ood})
     if taken:
         raise ValueError(f"the bundle's config already has OOD sets named {taken}; choose others")
-    further = {
-        name: (SourceConfig.model_validate({"source": _source_of(path), "path": str(path)}),)
-        for name, path in folders.items()
-    }
-    data = config.data.model_copy(update={"test_ood": config.data.test_ood | further})
+    columns = {} if column is None else {bundle.manifest.modality: column}
+    sources = {name: (source_of(given, columns),) for name, given in further.items()}
+    data = config.data.model_copy(update={"test_ood": config.data.test_ood | sources})
     roles = load_roles(data, _form(bundle), config.seed)
     absent = [roles.missing[name] for name in further if name in roles.missing]
     if absent:
@@ -141,9 +145,31 @@ def evaluate_sets(bundle: Bundle, folders: Mapping[str, Path], out: Path) -> Rep
         thresholds={spec.name: spec.threshold for spec in bundle.manifest.detectors},
     )
     report = build_report(config, scorers, roles, scores, scored.accuracy, bundle=bundle.label)
-    report = replace(report, remarks=(*_changed_data(bundle, roles), *report.remarks))
-    write_report(out, report, scores, collect_latents(scorers, roles))
+    shows = (
+        "This page shows test inputs: mind their licence, and whose they are, before passing it on."
+    )
+    report = replace(report, remarks=(*_changed_data(bundle, roles), *report.remarks, shows))
+    mistakes = _mistakes(bundle, roles, scores, scored.predicted)
+    for row in mistakes.rows:
+        say(heading(row))
+    write_report(out, report, scores, collect_latents(scorers, roles), mistakes)
     return report
+
+
+def _mistakes(
+    bundle: Bundle, roles: Roles, scores: Scores, predicted: Mapping[str, NDArray[np.int64]]
+) -> Mistakes:
+    """Those of the detector that decides; its graph scored every input."""
+    name = bundle.manifest.policy.primary
+    threshold, calibration = scores.thresholds[name], scores.calibration[name]
+    return worst_mistakes(
+        Judge(name, threshold, calibration, bundle.manifest.class_names),
+        ScoredInputs(roles.test_id, scores.id_test[name], predicted["test_id"]),
+        {
+            ood_set: ScoredInputs(inputs, scores.ood[ood_set][name], predicted[ood_set])
+            for ood_set, inputs in roles.test_ood.items()
+        },
+    )
 
 
 def evaluate_corruptions(
@@ -205,12 +231,6 @@ def _form(bundle: Bundle) -> ImageInput | TextLoader:
     path = bundle.folder / spec.tokenizer
     TextEncoder.load(path, spec)
     return TextLoader(bundle.config.text, (Tokenizer.from_file(str(path)), spec))
-
-
-def _source_of(path: Path) -> str:
-    """The reader for a folder or a file, by its name."""
-    suffixes = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    return {".jsonl": "jsonl", ".csv": "csv"}.get(suffixes, "folder")
 
 
 def print_sets(report: Report) -> None:

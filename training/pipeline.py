@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from service.bundle import BundleRef, TextEncoder, TextInput, VariantSpec
 from training.backbones.weight_only_int8 import quantise_weights
@@ -56,11 +57,15 @@ _GOLDEN_NOISE = 4
 
 @dataclass(frozen=True)
 class Scored:
-    """Every reported set of a run, scored by its networks; accuracy on test-ID, 0..1."""
+    """Every reported set of a run, scored by its networks; accuracy on test-ID, 0..1.
+
+    `predicted`: test_id or the name of another set -> positions of classes (N,).
+    """
 
     calibration: SetScores
     scores: Scores
     accuracy: float
+    predicted: dict[str, NDArray[np.int64]]
 
 
 def run(
@@ -202,7 +207,9 @@ def score_roles(networks: Sequence[Network], roles: Roles, config: RunConfig) ->
     ood = {name: score(data) for name, data in reported.items()}
     accuracy = float((test_id.logits.argmax(1) == roles.test_id.labels).mean())
     gathered = gather_scores(calibration, test_id, ood, config.id_acceptance)
-    return Scored(calibration, gathered, accuracy)
+    sets = {"test_id": test_id} | ood
+    predicted = {name: scored.logits.argmax(1) for name, scored in sets.items()}
+    return Scored(calibration, gathered, accuracy, predicted)
 
 
 def add_int8(

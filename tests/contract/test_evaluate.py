@@ -1,5 +1,6 @@
 """oodscore-train evaluate on a bundle it did not make up: from the command to the report."""
 
+import json
 import os
 import shutil
 import sys
@@ -174,9 +175,14 @@ def test_graphs_beside_the_forward_one_see_fewer_images(models_dir: Path, publis
 
 
 @pytest.fixture(scope="module")
-def measured_again(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("again")
+
+
+@pytest.fixture(scope="module")
+def measured_again(published: Path, again: Path) -> Report:
     """Through the command, with a folder of black and white noise as a further set."""
-    root = tmp_path_factory.mktemp("again")
+    root = again
     (root / "speckles").mkdir()
     for i, pixels in enumerate(SPECKLES):
         Image.fromarray(pixels).save(root / "speckles" / f"{i}.png")
@@ -197,7 +203,9 @@ def test_the_runs_report_is_found_again(measured_again: Report, published: Path)
         assert again is not None
         assert again.metrics.auroc == pytest.approx(row.metrics.auroc, abs=1e-6)
         assert again.metrics.threshold == row.metrics.threshold
-    assert measured_again.remarks == before.remarks  # the data are the same
+    *remarks, shows = measured_again.remarks
+    assert tuple(remarks) == before.remarks  # the data are the same
+    assert "mind their licence" in shows
 
 
 def test_a_folder_becomes_a_further_set(measured_again: Report, published: Path) -> None:
@@ -210,6 +218,37 @@ def test_a_folder_becomes_a_further_set(measured_again: Report, published: Path)
         assert row.metrics.ood_count == 30
         scores = np.concatenate([outputs[f"score/{detector}"] for outputs in both])
         assert row.metrics.auroc == pytest.approx(roc_auc_score(truth, scores), abs=1e-6)
+
+
+@pytest.mark.usefixtures("measured_again")
+def test_the_worst_mistakes_are_listed_and_shown(again: Path, published: Path) -> None:
+    """Against the graph and a plain sort."""
+    lines = (again / "out" / "mistakes.jsonl").read_text().splitlines()
+    listed = [json.loads(line) for line in lines]
+    threshold = read_manifest(published).detector("combined").threshold
+    network = open_network(published / FORWARD)
+    images, labels = (part[TEST] for part in digits())
+    outputs = network(images)
+    alarms = [one for one in listed if one["kind"] == "false_alarm"]
+    order = np.argsort(-outputs["score/combined"], kind="stable")
+    wrong = [int(i) for i in order if outputs["score/combined"][i] > threshold]
+    assert [one["position"] for one in alarms] == wrong
+    assert [one["label"] for one in alarms] == [str(labels[i]) for i in wrong]
+    assert [one["predicted"] for one in alarms] == [
+        str(outputs["logits"][i].argmax()) for i in wrong
+    ]
+    accepts = [one for one in listed if one["set"] == "speckles"]
+    files = sorted((again / "speckles").iterdir())
+    scores = network(np.stack([np.asarray(Image.open(file)) for file in files])[..., None])
+    accepted = scores["score/combined"] <= threshold
+    assert {one["file"] for one in accepts} == {
+        str(file) for file, wrongly in zip(files, accepted, strict=True) if wrongly
+    }
+    assert [one["score"] for one in accepts] == sorted(one["score"] for one in accepts)
+    page = (again / "out" / "report.html").read_text()
+    assert f'test_id</th><td class="text">ID rejected</td><td>{len(wrong)} of 150</td>' in page
+    with Image.open(again / "out" / "plots" / "mistakes.png") as sheet:
+        assert sheet.width > 1000
 
 
 @pytest.mark.usefixtures("unwritten")
@@ -262,9 +301,12 @@ def test_nothing_is_written_into_a_bundle(published: Path) -> None:
 def test_a_taken_name_and_an_absent_folder_are_refused(published: Path, tmp_path: Path) -> None:
     bundle = open_bundle(published)
     with pytest.raises(ValueError, match=r"already has.*noise"):
-        evaluate_sets(bundle, {"noise": tmp_path}, tmp_path / "out")
-    with pytest.raises(DataUnavailable, match="mine: no folder"):
-        evaluate_sets(bundle, {"mine": tmp_path / "absent"}, tmp_path / "out")
+        evaluate_sets(bundle, {"noise": str(tmp_path)}, tmp_path / "out")
+    with pytest.raises(DataUnavailable, match="absent: there is no such folder or file"):
+        evaluate_sets(bundle, {"mine": str(tmp_path / "absent")}, tmp_path / "out")
+    (tmp_path / "notes.txt").write_text("no pictures")
+    with pytest.raises(ValueError, match=r"notes\.txt: choose a folder, a file of \.csv"):
+        evaluate_sets(bundle, {"mine": str(tmp_path / "notes.txt")}, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Images and texts from files, downloads and code, cut into disjoint roles."""
 
 from training.data.derived import proxy_outliers
+from training.data.given import source_of
 from training.data.image_set import ImageSet
 from training.data.input_set import DataError, DataUnavailable, InputSet
 from training.data.loaders import CONTROL, TEXT_CONTROL, TextLoader
@@ -22,4 +23,5 @@ __all__ = [
     "load_roles",
     "load_test_id",
     "proxy_outliers",
+    "source_of",
 ]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from service.bundle import pad_tokens
 from training.config import OutliersConfig
+from training.data.image_set import ImageSet
 from training.data.input_set import DataError, InputSet
 from training.data.text_set import TextSet
 
@@ -57,6 +58,8 @@ def joined(parts: list[InputSet]) -> InputSet:
         changes["texts"] = tuple(text for part in parts for text in _texts(part))
         rows = [row for part in parts for row in _rows(part)]
         return replace(first, inputs=pad_tokens(rows, first.pad_id), **changes)
+    if isinstance(first, ImageSet):
+        changes["files"] = ()
     return replace(first, inputs=np.concatenate([part.inputs for part in parts]), **changes)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from service.bundle import ImageInput, to_model_pixels
-from training.data.image_set import ImageSet
+from training.data.image_set import ImageSet, taken_files
 from training.data.input_set import DataError
 from training.progress import track
 
@@ -102,7 +102,8 @@ class StoredImages(ImageSet):
 
     def take(self, indices: NDArray[np.int64], name: str) -> Self:
         inputs = cast(Pixels, self.stored.chosen(indices))
-        return replace(self, name=name, inputs=inputs, labels=self.labels[indices])
+        files = taken_files(self.files, indices)
+        return replace(self, name=name, inputs=inputs, labels=self.labels[indices], files=files)
 
     def changed(self, change: Callable[[Pixels], Pixels], name: str, origin: str) -> Self:
         inputs = cast(Pixels, self.stored.changed(change))
@@ -142,8 +143,9 @@ def read_image_files(
     if spec.height * spec.width * spec.channels > _SMALL:
         positions = np.arange(len(files))
         inputs = DecodedOnRead(decode, positions, spec, lambda p: files[p].read_bytes())
-        return StoredImages.of(name, inputs, labels, class_names, origin)
+        stored = StoredImages.of(name, inputs, labels, class_names, origin)
+        return replace(stored, files=tuple(map(str, files)))
     images = np.empty((len(files), *spec.shape), np.uint8)
     for index in track(range(len(files)), f"reading {name}"):
         images[index] = decode(index)
-    return ImageSet(name, images, labels, class_names, origin)
+    return ImageSet(name, images, labels, class_names, origin, tuple(map(str, files)))

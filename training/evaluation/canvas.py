@@ -16,7 +16,7 @@ ID_COLOUR = "#0072B2"
 OOD_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5E3C99", "#8C510A", "#56B4E9")
 LINES = ("-", "--", "-.", ":")
 GREY = "#6B7280"
-_DOTS_PER_INCH = 110
+DOTS_PER_INCH = 110
 
 
 def ood_style(position: int) -> tuple[str, str]:
@@ -32,7 +32,7 @@ def panel_grid(
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     width = max(panel[0] * columns, 6.0)
-    figure = Figure(figsize=(width, panel[1] * rows + 0.9), dpi=_DOTS_PER_INCH)
+    figure = Figure(figsize=(width, panel[1] * rows + 0.9), dpi=DOTS_PER_INCH)
     figure.set_layout_engine("constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left", fontweight="bold")

@@ -26,6 +26,8 @@ from training.evaluation.markup import (
     section,
     table,
 )
+from training.evaluation.mistakes import Mistakes
+from training.evaluation.mistakes_page import mistakes_section
 from training.evaluation.records import OodSet, Report, Row
 
 _READING = (
@@ -38,7 +40,9 @@ _READING = (
 )
 
 
-def render_page(report: Report, pictures: Mapping[Path, str]) -> str:
+def render_page(
+    report: Report, pictures: Mapping[Path, str], mistakes: Mistakes | None = None
+) -> str:
     """Report and PNG files with their captions -> the HTML page."""
     controls, sets = report.sets("control"), report.sets("ood")
     parts = [
@@ -53,6 +57,7 @@ def render_page(report: Report, pictures: Mapping[Path, str]) -> str:
         if any(row.published for row in report.rows)
         else "",
         section("Calibration check", calibration_tables(report)) if report.calibration else "",
+        section("Worst mistakes", mistakes_section(mistakes)) if mistakes else "",
         section("Pictures", "".join(picture(*item) for item in pictures.items())),
         section("Detectors", detectors_table(report)),
         section("Price", price_table(report)) if report.price else "",

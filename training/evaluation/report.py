@@ -9,6 +9,8 @@ from pydantic import TypeAdapter
 from training.evaluation.canvas import save_png
 from training.evaluation.html import render_page
 from training.evaluation.latent_plot import latent_picture
+from training.evaluation.mistakes import Mistakes, mistake_lines
+from training.evaluation.mistakes_page import contact_sheet
 from training.evaluation.plots import (
     calibration_plot,
     p_value_histograms,
@@ -21,6 +23,7 @@ from training.evaluation.tables import Latents, Scores
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 PLOTS = "plots"
+MISTAKES = "mistakes.jsonl"
 
 # file stem -> what the picture shows, for people who do not see it
 CAPTIONS = {
@@ -36,16 +39,25 @@ CAPTIONS = {
     " OOD should pile up near 0.",
     "latent": "Penultimate features on the first two principal components of train-ID: the"
     " classes, then each OOD set laid over them. Most dimensions are not shown.",
+    "mistakes": "What the default detector gets most wrong at its threshold: ID inputs it rejects,"
+    " those with the highest scores first; of each OOD set inputs it accepts, those with the lowest"
+    " scores first. Below each: its label, where it is known, what the classifier says, and the"
+    " p-value.",
 }
 
 
 def write_report(
-    folder: Path, report: Report, scores: Scores, latents: Latents | None = None
+    folder: Path,
+    report: Report,
+    scores: Scores,
+    latents: Latents | None = None,
+    mistakes: Mistakes | None = None,
 ) -> list[Path]:
     """Write into `folder` (made if missing); the files written, report.json first.
 
-    The page holds its pictures inside, so report.html can be sent alone.  Raises ValueError
-    when the report holds NaN or infinity, before anything is written.
+    The page holds its pictures inside, so report.html can be sent alone.  `mistakes` show inputs
+    themselves, and are listed in mistakes.jsonl.  Raises ValueError when the report holds NaN or
+    infinity, before anything is written.
     """
     text = report_json(report)
     plots = folder / PLOTS
@@ -62,9 +74,18 @@ def write_report(
     for name, figure in figures.items():
         save_png(figure, pictures[name])
     (folder / REPORT_JSON).write_text(text, encoding="utf-8")
-    page = render_page(report, {path: CAPTIONS[name] for name, path in pictures.items()})
-    (folder / REPORT_HTML).write_text(page, encoding="utf-8")
-    return [folder / REPORT_JSON, folder / REPORT_HTML, *pictures.values()]
+    written = [folder / REPORT_JSON, folder / REPORT_HTML, *pictures.values()]
+    if mistakes is not None:
+        if any(row.pixels is not None for row in mistakes.rows):
+            pictures["mistakes"] = plots / "mistakes.png"
+            # not through the palette of save_png: these are pictures of pictures
+            contact_sheet(mistakes).savefig(pictures["mistakes"], facecolor="white")
+            written.append(pictures["mistakes"])
+        (folder / MISTAKES).write_text(mistake_lines(mistakes), encoding="utf-8")
+        written.append(folder / MISTAKES)
+    captions = {path: CAPTIONS[name] for name, path in pictures.items()}
+    (folder / REPORT_HTML).write_text(render_page(report, captions, mistakes), encoding="utf-8")
+    return written
 
 
 def report_json(report: Report) -> str:

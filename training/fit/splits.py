@@ -2,18 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from training.config import DataConfig, SourceConfig, TextConfig
-from training.data import DataUnavailable
+from training.data import DataUnavailable, source_of
 from training.data.loaders import loader_of
 from training.data.roles import load_first
 from training.fit.networks import Network
 
 _FEWEST = 19  # for an acceptance of 95 %, and for a scale
 _MOST_DEV, _MOST_CAL, _MOST_TEST = 1000, 5000, 2000
-_TABLES = {".csv": "csv", ".jsonl": "jsonl", ".npz": "npz"}
 _NOISE_INPUTS = 200
 
 
@@ -67,25 +65,6 @@ def data_config(
         class_names=network.class_names,
         test_ood=_ood(network, ood, columns),
     )
-
-
-def source_of(given: str, columns: Mapping[str, str]) -> SourceConfig:
-    """A path, or module:name of a Dataset.  ValueError where it is neither."""
-    path = Path(given)
-    if path.is_dir():
-        return SourceConfig.model_validate({"source": "folder", "path": given})
-    if path.is_file():
-        kind = _TABLES.get(path.suffix.lower())
-        if kind is None:
-            raise ValueError(
-                f"{given}: choose a folder, a file of {', '.join(_TABLES)}, or module:name of a "
-                "torch Dataset"
-            )
-        fields = dict(columns) if kind != "npz" else {}
-        return SourceConfig.model_validate({"source": kind, "path": given, **fields})
-    if ":" in given:
-        return SourceConfig.model_validate({"source": "dataset", "dataset": given})
-    raise DataUnavailable(f"{given}: there is no such folder or file")
 
 
 def _ood(
