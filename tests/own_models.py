@@ -60,6 +60,16 @@ def write_photos(folder: Path, start: int = 1000, count: int = 400) -> None:
         Image.fromarray(pixels[index, :, :, 0]).save(home / f"{index}.png")
 
 
+def write_screenshots(folder: Path, count: int = 60) -> None:
+    """Stripes as PNG files: no digits."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(7)
+    for index in range(count):
+        wide = np.arange(28) // rng.integers(1, 6) % 2 * rng.integers(120, 256)
+        pixels = np.tile(wide.astype(np.uint8), (28, 1))
+        Image.fromarray(pixels.T if index % 2 else pixels).save(folder / f"{index:03}.png")
+
+
 def write_list(folder: Path, to: Path) -> None:
     """The same photos as a table of paths and labels."""
     with to.open("w", newline="") as stream:

@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_models import trained_sorter, write_intents, write_onnx, write_photos, write_weights
+from own_models import (
+    trained_sorter,
+    write_intents,
+    write_onnx,
+    write_photos,
+    write_screenshots,
+    write_weights,
+)
 from typer.testing import CliRunner
 
 from service.bundle import FORWARD, TextEncoder, pad_tokens, read_manifest
@@ -34,6 +41,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_weights(network, folder / "sorter.safetensors")
     write_onnx(network, folder / "sorter.onnx")
     write_photos(folder / "photos")
+    write_screenshots(folder / "screenshots")
     write_intents(folder)
     (folder / "shop").mkdir()
     (folder / "shop" / "networks.py").write_text("from own_models import Sorter as Sorter\n")
@@ -107,6 +115,19 @@ def test_a_text_in_three_commands(shop: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_an_onnx_graph_in_one_command(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (published,) = run_block(BLOCKS[2], shop, monkeypatch)
     assert published.strip() == "models/sorter-onnx/1"
+
+
+def test_a_bundle_is_measured_on_data_of_ones_own(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the bundle of the first block was made."""
+    (printed,) = run_block(BLOCKS[3], shop, monkeypatch)
+    assert "screenshots" in printed
+    assert printed.splitlines()[-1] == "evaluation/report.html"
+    listed = (shop / "evaluation" / "mistakes.jsonl").read_text().splitlines()
+    accepted = [one for one in map(json.loads, listed) if one["set"] == "screenshots"]
+    assert all(one["file"].startswith("screenshots/") for one in accepted)
+    assert "Worst mistakes" in (shop / "evaluation" / "report.html").read_text()
 
 
 def test_the_table_of_needs_names_every_detector_that_estimates() -> None:
