@@ -5,7 +5,7 @@ import math
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from training.batches import OutlierStream, epoch_batches
 from training.classifier import Classifier
 from training.config import ObjectiveConfig, OptimiserConfig
 from training.data import InputSet, TextSet
-from training.objectives import Objective
+from training.objectives import Batch, Objective
 from training.processes import rank, world
 from training.progress import say, track
 from training.step import Step, beside
@@ -28,6 +28,7 @@ from training.step import Step, beside
 _FINAL_LR = 1e-6
 _OUTLIER_STREAM = 1  # of an epoch, apart from its order and dropout
 _RANK_STREAM = 2
+_FINISHING_BATCH = 256
 _STARTING_INPUTS = 1000  # ID inputs, and outliers, that an objective may look at before it starts
 
 
@@ -156,6 +157,7 @@ def train(
     if world() > 1:
         distributed.barrier()
     step.eval()
+    objective.finish(classifier, _seen(step, exposed))
     return Trained(tuple(progress.losses), progress.seconds)
 
 
@@ -255,6 +257,16 @@ def _start(step: Step, exposed: _Exposed) -> None:
     device = step.classifier.device
     labels = exposed.labels[rows].to(device)
     step.objective.start(step.outputs(inputs.to(device), len(rows), labels, None))
+
+
+@torch.no_grad()
+def _seen(step: Step, exposed: _Exposed) -> Iterator[Batch]:
+    """The outputs of train-ID as it is, batch by batch."""
+    device = step.classifier.device
+    for rows in torch.arange(len(exposed.data)).split(_FINISHING_BATCH):
+        inputs = torch.from_numpy(exposed.data.batch(rows.numpy())).to(device)
+        labels = exposed.labels[rows].to(device)
+        yield step.outputs(inputs, len(rows), labels, None)
 
 
 def _distributed(step: Step) -> nn.Module:

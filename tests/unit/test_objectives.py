@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor, nn
 from toy import TOY_SPEC, toy_classifier
 
@@ -375,28 +377,29 @@ def test_the_kl_term_against_torch_distributions_from_the_second_epoch_on() -> N
     torch.testing.assert_close(objective(given, network)["kl"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_classes_head_moves_nothing_but_itself() -> None:
+def test_vmdls_ends_with_the_head_of_the_gaussian_posterior() -> None:
+    """Against scipy's densities with the classes' frequencies, and LDA of scikit-learn."""
     objective, network = made("vmdls")
-    of_id = features(10, 1)
-    objective.begin_epoch(0, network)
-    loss = objective(batch(network, of_id, None), network)["classes"]
-    gradients = torch.autograd.grad(loss, [of_id, network.head.weight], allow_unused=True)
-    assert gradients[0] is None
-    assert gradients[1] is not None
-
-
-def test_every_epoch_the_head_starts_at_the_nearest_class_mean() -> None:
-    objective, network = made("vmdls", prior_std=0.5)
-    objective.train()
-    of_id = features(12, 1)
-    objective.begin_epoch(0, network)
-    before = network.head.weight.clone()
-    objective(batch(network, of_id, None), network)
-    torch.testing.assert_close(network.head.weight, before)
-    objective.begin_epoch(1, network)
-    points = features(20, 5).detach()
-    nearest = torch.cdist(points, objective.class_means).argmin(1)
-    assert (network.head(points).argmax(1) == nearest).all()
+    rng = np.random.default_rng(0)
+    labels = rng.choice(K, 400, p=[0.4, 0.3, 0.2, 0.1])
+    spread = rng.normal(size=(D, D)) / 4
+    mu = 3 * rng.normal(size=(K, D))[labels] + rng.normal(size=(400, D)) @ spread
+    parts = torch.from_numpy(mu).float().split(150)
+    given = torch.from_numpy(labels).split(150)
+    seen = [Batch(outputs(z, network), y) for z, y in zip(parts, given, strict=True)]
+    objective.finish(network, iter(seen))
+    points = 3 * rng.normal(size=(50, D))
+    means = np.stack([mu[labels == c].mean(0) for c in range(K)])
+    gaps = mu - means[labels]
+    covariance = gaps.T @ gaps / 400
+    covariance += 1e-3 * covariance.trace() / D * np.eye(D)
+    densities = np.stack([multivariate_normal(m, covariance).logpdf(points) for m in means], 1)
+    background = multivariate_normal(mu.mean(0), covariance).logpdf(points)
+    wanted = densities - background[:, None] + np.log(np.bincount(labels) / 400)
+    found = network.head(torch.from_numpy(points).float()).detach().numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-2)
+    reference = LinearDiscriminantAnalysis().fit(mu, labels)
+    assert (found.argmax(1) == reference.predict(points)).mean() > 0.95
 
 
 def test_vmdls_without_a_latent_layer_says_what_to_do() -> None:

@@ -4,7 +4,7 @@ Every term is a mean over its own inputs, ID or outliers, never over both togeth
 a term does not depend on how many outliers stand in a batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,7 +36,7 @@ class Batch:
 
 
 class Objective(nn.Module):
-    """prepare once, start once, then begin_epoch and a loss for every batch.
+    """prepare once, start once, then begin_epoch and a loss for every batch, finish at the end.
 
     prepare(classifier, shares)  before the optimiser is made: adds what it trains beside the
                                  network to `classifier.heads`; ValueError where the network does
@@ -44,6 +44,8 @@ class Objective(nn.Module):
     start(batch)                 outputs of the starting network, evaluation mode, no gradients
     begin_epoch(epoch, classifier)  counted from 0
     forward(batch, classifier)   term -> scalar, not weighted yet, in nats or squared units
+    finish(classifier, seen)     after the last epoch, or on its checkpoint: `seen` are the outputs
+                                 of un-augmented train-ID, evaluation mode, no gradients
 
     State that a resumed run must find again is in buffers, weights are in `classifier.heads`.
     `weights` are the defaults of the terms, in their order.
@@ -68,6 +70,9 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, classifier: Classifier) -> dict[str, Tensor]:
         raise NotImplementedError
+
+    def finish(self, classifier: Classifier, seen: Iterable[Batch]) -> None:
+        """Training leaves the network as it is, unless an objective says otherwise."""
 
 
 class SoftmaxObjective(Objective):

@@ -6,6 +6,7 @@ turned; it is minimised here.
 """
 
 import math
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -20,6 +21,8 @@ SPREAD_HEAD = "log_variance"  # in classifier.heads: g (B, k) -> log sigma^2 (B,
 _FIRST_MARGIN = 0.15
 _SMALLEST_SQUARE = 1e-12  # under a root
 _LARGEST_LOG = 20.0  # of a variance: its exponential stays a number
+_HEAD_RIDGE = 1e-3  # of the mean variance, so that the covariance has an inverse
+_NEVER = 1e-12  # a share
 
 
 class Vmdls(Objective):
@@ -31,8 +34,9 @@ class Vmdls(Objective):
     kl          KL(N(mu, sigma^2) || N(m_y, prior_std^2)), a mean over dimensions, inputs and then
                 classes; m_y is the mean of z of class y over the epoch before, so it starts with
                 the second epoch
-    classes     cross-entropy of the network's head, which reads mu and moves nothing but itself;
-                every epoch it starts as the classifier of the nearest class mean
+
+    The network's head learns nothing: after the last epoch it is set to the posterior of the
+    classes' Gaussians, whose means and shared covariance are those of mu on train-ID.
 
     `distance`: `unit`, the unsquared distance of z / ||z||, as the released code has it: then no
     distance is above 2, and any `distancing_margin` from 2 on gives the same gradients; `square`,
@@ -41,7 +45,7 @@ class Vmdls(Objective):
     """
 
     reference = "openreview:ScLeuUUi9gq"
-    weights: ClassVar = {"triplet": 1.0, "distancing": 1.0, "kl": 0.1, "classes": 1.0}
+    weights: ClassVar = {"triplet": 1.0, "distancing": 1.0, "kl": 0.1}
     comparing = frozenset({"triplet", "distancing", "kl"})
     heads = (SPREAD_HEAD,)
     class_means: Tensor
@@ -100,23 +104,35 @@ class Vmdls(Objective):
         return classifier.eval()(inputs).taps[classifier.generator]
 
     def begin_epoch(self, epoch: int, classifier: Classifier) -> None:
-        """The means of the epoch before, the head that follows from them, this epoch's margin."""
+        """The means of the epoch before, this epoch's margin."""
         seen = self.counts[:, None]
         self.class_means = torch.where(seen > 0, self.sums / seen.clamp(min=1), self.class_means)
         self.started = epoch > 0
-        if self.started:
-            self._set_head(classifier)
         self.sums, self.counts = torch.zeros_like(self.sums), torch.zeros_like(self.counts)
         whole = self.distancing_margin or float(self.class_means.shape[1])
         steps = max(0, epoch - self.margins_epoch + 1)
         self.margin = torch.full_like(self.margin, min(whole, _FIRST_MARGIN + steps))
 
     @torch.no_grad()
-    def _set_head(self, classifier: Classifier) -> None:
-        """The linear classifier of Gaussians N(m_y, prior_std^2): the nearest mean."""
-        head, variance = classifier.head, self.prior_std**2
-        head.weight.copy_(self.class_means / variance)
-        head.bias.copy_(-self.class_means.square().sum(1) / (2 * variance))
+    def finish(self, classifier: Classifier, seen: Iterable[Batch]) -> None:
+        """log pi_y N(mu; m_y, S) / N(mu; m, S), m the mean of all, is linear in mu: no choice of an
+        origin of the latent enters, and the energy is that of a likelihood ratio."""
+        parts = [(batch.id_outputs.features.double(), batch.labels) for batch in seen]
+        mu, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        counts = labels.bincount(minlength=len(self.counts))
+        sums = mu.new_zeros(len(counts), mu.shape[1]).index_add(0, labels, mu)
+        means = sums / counts.clamp(min=1)[:, None]
+        gaps = mu - means[labels]
+        covariance = gaps.T @ gaps / len(mu)
+        ridge = _HEAD_RIDGE * covariance.diagonal().mean()
+        identity = torch.eye(len(covariance), dtype=mu.dtype, device=mu.device)
+        centre = mu.mean(0)
+        apart = means - centre
+        weight = torch.linalg.solve(covariance + ridge * identity, apart.T).T
+        # a class without any input is never answered
+        shares = (counts / len(mu)).clamp(min=_NEVER)
+        classifier.head.weight.copy_(weight)
+        classifier.head.bias.copy_(shares.log() - (weight * (centre + apart / 2)).sum(1))
 
     def forward(self, batch: Batch, classifier: Classifier) -> dict[str, Tensor]:
         assert classifier.generator is not None  # noqa: S101
@@ -128,13 +144,8 @@ class Vmdls(Objective):
             self.sums = self.sums.index_add(0, batch.labels, z.detach())
             self.counts = self.counts + batch.labels.bincount(minlength=len(self.counts))
         triplet, distancing = self._margins(z, batch.labels)
-        head = classifier.head
-        return {
-            "triplet": triplet,
-            "distancing": distancing,
-            "kl": self._kl(mu, log_variance, batch.labels),
-            "classes": F.cross_entropy(head(mu.detach()), batch.labels),
-        }
+        kl = self._kl(mu, log_variance, batch.labels)
+        return {"triplet": triplet, "distancing": distancing, "kl": kl}
 
     def _margins(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         distances = self._distances(z)
