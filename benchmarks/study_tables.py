@@ -1,4 +1,4 @@
-"""The tables and the picture of docs/choosing-an-objective.md:  python -m benchmarks.study_tables
+"""The tables and pictures of docs/choosing-an-objective.md:  python -m benchmarks.study_tables
 
 Out of benchmarks/results/<study>/study.json; per cent, means over seeds and, with three seeds or
 more, their 95 % Student interval.
@@ -11,8 +11,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from scipy import stats
 
 from benchmarks.page_blocks import fill, table
+from training.evaluation.canvas import panel_grid, save_png
 from training.evaluation.intervals import student_interval
 
 matplotlib.use("Agg")
@@ -20,6 +22,7 @@ matplotlib.use("Agg")
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "choosing-an-objective.md"
 PICTURE = ROOT / "docs" / "choosing-an-objective.png"
+PLANES = ROOT / "docs" / "vmdls-planes.png"
 RESULTS = ROOT / "benchmarks" / "results"
 DETECTORS = ("msp", "energy", "mahalanobis", "gda_density", "kde", "fssd_density", "fssd")
 # AUROC against MNIST, a LeNet trained for 14 epochs: FSSD's table (arXiv:2012.12682)
@@ -30,10 +33,20 @@ PUBLISHED_OPEN_SET = {
     "VMDLS_b": (0.969, 0.961, 0.963),
     "VMDLS": (0.974, 0.984, 0.984),
 }
+# macro-F1 against Omniglot, threshold from train, two latent dimensions
+PUBLISHED_LOSSES = {
+    "all": 0.969,
+    "margin_1": 0.941,
+    "without_distancing": 0.860,
+    "without_kl": 0.935,
+    "triplet": 0.858,
+    "triplet_margin_1": 0.829,
+}
 # AUROC, AUPR-in, AUPR-out, FPR95: means over three sets, of generative outlier exposure
 PUBLISHED_TEXT = {
     "none": {"msp": (82.06, 62.08, 88.74, 52.02), "energy": (89.35, 69.95, 94.56, 31.93)},
     "noise": {"msp": (93.22, 77.65, 96.42, 23.11), "energy": (93.93, 78.20, 97.02, 18.94)},
+    "generated": {"msp": (93.02, 84.92, 96.89, 22.55), "energy": (95.11, 87.12, 98.03, 17.50)},
     "wikitext2": {"msp": (93.84, 86.34, 97.56, 19.55), "energy": (94.41, 86.23, 97.87, 16.85)},
 }
 TEXT_METRICS = {
@@ -54,14 +67,20 @@ def blocks() -> dict[str, str]:
     makers = {
         "objectives": _objectives,
         "open-set": _open_set,
+        "open-set-losses": _losses,
         "newsgroups-outliers": _newsgroups,
+        "dose-images": _dose_images,
+        "dose-texts": _dose_texts,
         "imbalance": _imbalance,
+        "binary-head": _binary_head,
+        "latent-shape": _latent_shape,
     }
     found = {}
     for name, make in makers.items():
         runs = arms(name)
         found[name] = f"{_about(runs)}\n\n{make(runs)}" if runs else _MISSING
     found["spread"] = _spread()
+    found["gain"] = _gain()
     return found
 
 
@@ -206,6 +225,140 @@ def _imbalance(runs: Runs) -> str:
     return table(header, rows)
 
 
+def _losses(runs: Runs) -> str:
+    def f1(seeds: Sequence[Mapping[str, Any]], layers: str | None = None) -> str:
+        """With all layers, or those named; threshold from train / from cal-ID."""
+        means = []
+        for source in ("train", "cal"):
+            values = []
+            for seed in seeds:
+                found = seed["layer_ensembles"]
+                key = next(iter(found)) if layers is None else layers
+                values.append(found[key]["omniglot"][f"f1_{source}"])
+            means.append(_mean(values, 1, 3))
+        return " / ".join(means)
+
+    ensembles = list(next(iter(runs.values()))[0]["layer_ensembles"])
+    header = ["losses", "accuracy", "published", *(f"`{layers}`" for layers in ensembles)]
+    rows = [
+        [
+            f"`{arm}`",
+            _mean([seed["accuracy"] for seed in seeds]),
+            f"{PUBLISHED_LOSSES[arm]:.3f}" if arm in PUBLISHED_LOSSES else "–",
+            *(f1(seeds, layers) for layers in ensembles),
+        ]
+        for arm, seeds in runs.items()
+    ]
+    return table(header, rows)
+
+
+def _dose_images(runs: Runs) -> str:
+    detectors, sets = ("msp", "energy", "mahalanobis", "kde"), ("mnist", "notmnist")
+    rows = [
+        [
+            f"`{arm}`",
+            _mean([seed["accuracy"] for seed in seeds]),
+            *(_mean(_areas(seeds, name, [ood])) for ood in sets for name in detectors),
+        ]
+        for arm, seeds in runs.items()
+    ]
+    header = [f"`{name}`, {ood}" for ood in ("MNIST", "notMNIST") for name in detectors]
+    return table(["outliers", "accuracy", *header], rows)
+
+
+def _dose_texts(runs: Runs) -> str:
+    sets = ("reuters52", "multi30k", "wmt")
+    rows = [
+        [
+            f"`{arm}`",
+            _mean([seed["accuracy"] for seed in seeds]),
+            *(_mean(_areas(seeds, name, sets)) for name in ("msp", "energy")),
+        ]
+        for arm, seeds in runs.items()
+    ]
+    return table(["outliers", "accuracy", "AUROC `msp`", "AUROC `energy`"], rows)
+
+
+def _binary_head(runs: Runs) -> str:
+    """AUROC of every family; the first was trained on."""
+    sets = list(next(iter(runs.values()))[0]["metrics"])
+    rows = []
+    for arm, seeds in runs.items():
+        for detector in ("binary_head", "overall_density", "gda_density", "energy"):
+            if detector not in seeds[0]["metrics"][sets[0]]:
+                continue
+            areas = [_mean(_areas(seeds, detector, [ood])) for ood in sets]
+            accuracy = _mean([seed["accuracy"] for seed in seeds])
+            rows.append([f"`{arm}`", accuracy, f"`{detector}`", *areas])
+    return table(["arm", "accuracy", "score", *sets], rows)
+
+
+def _latent_shape(runs: Runs) -> str:
+    def of(seeds: Sequence[Mapping[str, Any]], *path: str | int) -> list[float]:
+        found: list[Any] = [seed["latent_shape"] for seed in seeds]
+        for step in path:
+            found = [value[step] for value in found]
+        return found
+
+    rows = [
+        [
+            f"`{arm}`",
+            _mean([seed["accuracy"] for seed in seeds]),
+            *(_mean(of(seeds, "ood", "unseen", probe)) for probe in ("linear", "neighbours")),
+            *(_mean(of(seeds, "ood", "mnist", probe)) for probe in ("linear", "neighbours")),
+            _mean(of(seeds, "effective_rank"), 1),
+            _mean(of(seeds, "class_cosine"), 1, 2),
+            _mean(of(seeds, "within_share"), 1, 2),
+            _mean(of(seeds, "alignment"), 1, 2),
+            " / ".join(_mean(of(seeds, "stretch", place), 1, 2) for place in range(3)),
+            " / ".join(
+                _mean(of(seeds, "ood", ood, "spread"), 1, 2)
+                for ood in ("unseen", "mnist", "photographs")
+            ),
+            _mean(_areas(seeds, "gda_density", ("unseen",))),
+        ]
+        for arm, seeds in runs.items()
+    ]
+    header = [
+        *("arm", "accuracy", "unseen classes: linear probe", "5 neighbours"),
+        *("MNIST's digits: linear probe", "5 neighbours", "effective rank"),
+        *("cosine of class means", "share within classes", "alignment with `cross_entropy`"),
+        *("stretch, 5 / 50 / 95 %", "spread of unseen / MNIST / photographs"),
+        "AUROC `gda_density`, unseen",
+    ]
+    return table(header, rows)
+
+
+def _gain() -> str:
+    """Generated outliers against none, seed by seed."""
+    rows = []
+    for study, without, sets, detectors in (
+        ("objectives", "cross_entropy", ("mnist", "notmnist"), ("msp", "energy", "gda_density")),
+        ("newsgroups-outliers", "none", ("reuters52", "multi30k", "wmt"), ("msp", "energy")),
+    ):
+        runs = arms(study)
+        for arm in (name for name in runs if "generated" in name):
+            for detector in detectors:
+                before = _areas(runs[without], detector, sets)
+                after = _areas(runs[arm], detector, sets)
+                gains = [100 * (b - a) for a, b in zip(before, after, strict=True)]
+                text = f"{np.mean(gains):+.1f}"
+                if len(gains) >= _ENOUGH:
+                    low, high = difference_interval(gains)
+                    text += f" [{low:+.1f}, {high:+.1f}]"
+                each = " ".join(f"{gain:+.1f}" for gain in gains)
+                rows.append([f"{study}, `{arm}`", f"`{detector}`", text, each])
+    if not rows:
+        return _MISSING
+    return table(["study, outliers", "score", "points of mean AUROC", "seed by seed"], rows)
+
+
+def difference_interval(values: Sequence[float], coverage: float = 0.95) -> tuple[float, float]:
+    """Student's interval of a mean of differences."""
+    half = stats.t.ppf((1 + coverage) / 2, len(values) - 1) * stats.sem(values)
+    return float(np.mean(values) - half), float(np.mean(values) + half)
+
+
 def draw(path: Path) -> None:
     """AUROC of every arm and detector, a mean over MNIST and notMNIST, as a map of colours."""
     from matplotlib.figure import Figure
@@ -231,6 +384,30 @@ def draw(path: Path) -> None:
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
+def draw_planes(path: Path) -> None:
+    """The two latent dimensions of every loss: digits in colours, Omniglot's characters black."""
+    runs = arms("open-set-losses")
+    figure, panels = panel_grid(
+        len(runs),
+        "MNIST's digits and Omniglot (black) in two latent dimensions",
+        columns=4,
+        panel=(2.9, 2.9),
+    )
+    for axes, (arm, seeds) in zip(panels, runs.items(), strict=True):
+        found = seeds[0]["plane"]
+        points, ood = np.array(found["id"]), np.array(found["ood"]["omniglot"])
+        axes.scatter(*points.T, c=found["labels"], cmap="tab10", s=7, linewidths=0)
+        axes.scatter(*ood.T, c="black", s=5, marker="x", linewidths=0.5, alpha=0.5)
+        low, high = np.quantile(np.concatenate([points, ood]), [0.005, 0.995], axis=0)
+        pad = 0.08 * (high - low)
+        axes.set_xlim(low[0] - pad[0], high[0] + pad[0])
+        axes.set_ylim(low[1] - pad[1], high[1] + pad[1])
+        axes.set_title(arm, fontsize=9)
+    save_png(figure, path)
+
+
 if __name__ == "__main__":
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     draw(PICTURE)
+    if arms("open-set-losses"):
+        draw_planes(PLANES)

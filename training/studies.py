@@ -26,6 +26,8 @@ from training.evaluation.metrics import evaluate_scores
 from training.evaluation.open_set import macro_f1
 from training.export import library_versions
 from training.fitting import SIDE_BATCH, SetScores, score_set, torch_network
+from training.measures import MEASURES, Measured
+from training.optimise import Trained
 from training.pipeline import train_and_fit
 from training.progress import say
 from training.reporting import machine
@@ -37,10 +39,15 @@ _TRAIN_SAMPLE = 4000  # train-ID inputs whose scores give the threshold of the o
 
 # name -> file of this package's configs/studies
 STUDIES: dict[str, str] = {
+    "binary-head": "binary_head.toml",
+    "dose-images": "dose_images.toml",
+    "dose-texts": "dose_texts.toml",
     "imbalance": "imbalance.toml",
+    "latent-shape": "latent_shape.toml",
     "newsgroups-outliers": "newsgroups_outliers.toml",
     "objectives": "objectives.toml",
     "open-set": "open_set.toml",
+    "open-set-losses": "open_set_losses.toml",
 }
 
 
@@ -55,12 +62,14 @@ class Arm(BaseModel):
 
 
 class Study(BaseModel):
-    """`limit`: of every set at most so many inputs are scored, taken evenly."""
+    """`limit`: of every set at most so many inputs are scored, taken evenly.  `measures`: of
+    training.measures, what is measured of each network beside its detectors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
     limit: int = Field(default=5000, ge=100)
+    measures: tuple[str, ...] = ()
     base: dict[str, Any]
     arms: tuple[Arm, ...] = Field(min_length=1)
 
@@ -104,6 +113,9 @@ def measure_study(study: Study, seeds: tuple[int, ...], runs: Path, out: Path) -
     """`run_study` of any study."""
     if not seeds:
         raise ValueError("at least one seed is needed")
+    unknown = sorted(set(study.measures) - set(MEASURES))
+    if unknown:
+        raise ValueError(f"no measures {unknown}; choose of {sorted(MEASURES)}")
     for arm in study.arms:
         check_config(study.config(arm, seeds[0]))
     path = out / STUDY_JSON
@@ -116,11 +128,22 @@ def measure_study(study: Study, seeds: tuple[int, ...], runs: Path, out: Path) -
             entry = found["arms"].setdefault(arm.name, {"by_seed": {}})
             entry["what"] = arm.what
             dumped = config.model_dump(mode="json", exclude_defaults=True)
-            if entry["by_seed"].get(str(seed), {}).get("config") == dumped:
+            before = entry["by_seed"].get(str(seed), {})
+            if before.get("config") == dumped and set(study.measures) <= set(before):
                 continue
             say(f"{arm.name}, seed {seed}")
             known = _roles(config, seed, known)
-            measured = _measure(config, known.roles, runs, study.limit)
+            scorers, trained = train_and_fit(config, known.roles, runs)
+            measured = _measure(config, known.roles, scorers, trained, study.limit)
+            context = Measured(
+                scorers.forward.classifier,
+                known.roles,
+                study.limit,
+                runs / f"reference-seed{seed}.npy",
+                first=arm is study.arms[0],
+            )
+            for name in study.measures:
+                measured[name] = MEASURES[name](context)
             entry["by_seed"][str(seed)] = measured | {"config": dumped}
             out.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(found, indent=1) + "\n")
@@ -136,9 +159,10 @@ def _roles(config: RunConfig, seed: int, known: _Known | None) -> _Known:
     return _Known(key, load_roles(config.data, config.form, seed, config.outliers))
 
 
-def _measure(config: RunConfig, roles: Roles, runs: Path, limit: int) -> dict[str, Any]:
+def _measure(
+    config: RunConfig, roles: Roles, scorers: Scorers, trained: Trained, limit: int
+) -> dict[str, Any]:
     """One arm, one seed."""
-    scorers, trained = train_and_fit(config, roles, runs)
     calibration = _scored(scorers, roles.cal_id, limit)
     test_id = _scored(scorers, roles.test_id, limit)
     train = _scored(scorers, roles.train_id, _TRAIN_SAMPLE)

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,20 @@ def test_idx_files_gzipped_or_not(tmp_path: Path) -> None:
     found = SOURCES["idx"]("d", SPEC, path=str(tmp_path / "idx"), split="train")
     np.testing.assert_array_equal(found.inputs, images[:50])
     np.testing.assert_array_equal(found.labels, labels[:50])
+
+
+def test_idx_files_of_some_classes_in_the_order_asked_for(tmp_path: Path) -> None:
+    images, labels = digits()
+    write_idx(tmp_path / "idx", "train", images[:50], labels[:50])
+    read = partial(SOURCES["idx"], "d", SPEC, path=str(tmp_path / "idx"), split="train")
+    found = read(classes=("7", "3"))
+    assert found.class_names == ("7", "3")
+    rows = np.flatnonzero(np.isin(labels[:50], [3, 7]))
+    np.testing.assert_array_equal(found.inputs, images[rows])
+    np.testing.assert_array_equal(found.labels, np.where(labels[rows] == 7, 0, 1))
+    for wrong in (("7", "11"), ("3", "3")):
+        with pytest.raises(ValueError, match=r"name some of \['0', .*each once"):
+            read(classes=wrong)
 
 
 def test_a_cut_idx_file_is_refused_by_name(tmp_path: Path) -> None:

@@ -26,9 +26,17 @@ FASHION_MNIST_CLASSES = (
 
 
 def read_idx(
-    name: str, spec: ImageInput, *, path: str, split: str, class_names: tuple[str, ...] = ()
+    name: str,
+    spec: ImageInput,
+    *,
+    path: str,
+    split: str,
+    class_names: tuple[str, ...] = (),
+    classes: tuple[str, ...] = (),
 ) -> ImageSet:
     """The idx files of the MNIST family, gzipped or not; `split` is train or test.
+
+    `classes`: these alone, in this order; all where left out.
 
     Debian's dataset-fashion-mnist installs them in /usr/share/datasets/fashion-mnist.
     """
@@ -38,7 +46,8 @@ def read_idx(
     if not class_names and "fashion" in path:
         class_names = FASHION_MNIST_CLASSES
     names = tuple(class_names) or _numbered(labels)
-    return ImageSet(name, images, labels, names, f"idx files, {split}").sized_for(spec)
+    whole = ImageSet(name, images, labels, names, f"idx files, {split}")
+    return (_of_classes(whole, tuple(classes)) if classes else whole).sized_for(spec)
 
 
 def read_npz(name: str, spec: ImageInput, *, path: str, limit: int | None = None) -> ImageSet:
@@ -103,6 +112,21 @@ def read_torchvision(
         images[index] = to_model_pixels(image, spec)
     names = tuple(getattr(data, "classes", ())) or _numbered(labels)
     return ImageSet(name, images, labels, names, f"torchvision {dataset}, {split}")
+
+
+def _of_classes(whole: ImageSet, classes: tuple[str, ...]) -> ImageSet:
+    unknown = sorted(set(classes) - set(whole.class_names))
+    if unknown or len(set(classes)) < len(classes):
+        raise ValueError(
+            f"{whole.name}: classes {list(classes)}; name some of {list(whole.class_names)}, each "
+            "once"
+        )
+    moved = np.full(len(whole.class_names), -1)
+    moved[[whole.class_names.index(name) for name in classes]] = np.arange(len(classes))
+    kept = np.flatnonzero(moved[whole.labels] >= 0)
+    origin = f"{whole.origin}, classes {', '.join(classes)}"
+    labels = moved[whole.labels[kept]]
+    return ImageSet(whole.name, whole.inputs[kept], labels, classes, origin)
 
 
 def _numbered(labels: NDArray[np.integer]) -> tuple[str, ...]:
