@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from service.bundle import BundleError
+from training.active.command import acquire
+from training.active.study import ACTIVE_STUDIES, run_active_study
 from training.benchmarks import BENCHMARKS, print_comparison, run_benchmark
 from training.combiners import EnsembleFitError
 from training.config import ConfigError, load_config
@@ -54,6 +56,7 @@ _EXPECTED = (
 
 
 app.command()(fit)
+app.command()(acquire)
 
 
 @app.command()
@@ -75,7 +78,12 @@ def run(
 
 @app.command()
 def benchmark(
-    name: Annotated[str, typer.Argument(help=f"one of: {', '.join(sorted(BENCHMARKS | STUDIES))}")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help=f"one of: {', '.join(sorted({*BENCHMARKS, *STUDIES, *ACTIVE_STUDIES}))}"
+        ),
+    ],
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
     runs: _Runs = Path("runs"),
     out: Annotated[Path | None, typer.Option(help="default: benchmarks/results/NAME")] = None,
@@ -89,6 +97,10 @@ def benchmark(
         numbers = tuple(int(seed) for seed in seeds.split(","))
     except ValueError as exc:
         raise typer.BadParameter(f"{seeds!r} is no list of numbers", param_hint="--seeds") from exc
+    if name in ACTIVE_STUDIES:
+        run_active_study(name, numbers, folder)
+        typer.echo(folder / STUDY_JSON)
+        return
     if name in STUDIES:
         run_study(name, numbers, runs, folder)
         typer.echo(folder / STUDY_JSON)

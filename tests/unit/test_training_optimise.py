@@ -88,6 +88,21 @@ def test_a_diverging_loss_stops_the_run(tmp_path: Path) -> None:
         run(fresh(), tmp_path / "c.pt", recipe)
 
 
+def test_a_small_lenet_has_fewer_maps_and_larger_poolings() -> None:
+    small = LeNet(1, 10, width=8, pool=4)
+    outputs = small(torch.zeros(2, 1, 28, 28))
+    assert [tuple(tap.shape[1:]) for tap in outputs.taps.values()] == [
+        (8, 26, 26),
+        (16, 24, 24),
+        (128,),
+        (10,),
+    ]
+    assert small.fc1.in_features == 16 * 6 * 6
+    for options in ({"width": 0}, {"pool": 0}, {"pool": 25}):
+        with pytest.raises(ValueError, match="lenet: width"):
+            LeNet(1, 10, **options)
+
+
 def test_lenet_is_the_published_one() -> None:
     backbone = BACKBONES["lenet"](1, 10)
     assert isinstance(backbone, LeNet)

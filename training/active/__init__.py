@@ -1,0 +1,1 @@
+"""Active learning from a pool that also holds what is none of the classes."""
