@@ -81,7 +81,7 @@ image-test: ## build the container image, run it locked down, ask it for a score
 lock: .uv/.installed ## pin and hash every dependency, without index addresses
 	$(UV) pip compile $(LOCK_FLAGS) pyproject.toml -o requirements/service.txt
 	$(UV) pip compile $(LOCK_FLAGS) pyproject.toml --extra gpu -o requirements/service-gpu.txt
-	$(UV) pip compile $(LOCK_FLAGS) pyproject.toml --extra training --extra transformers --extra bulk --extra dask --group dev -o requirements/dev.txt
+	$(UV) pip compile $(LOCK_FLAGS) pyproject.toml --extra training --extra transformers --extra timm --extra bulk --extra dask --group dev -o requirements/dev.txt
 	echo uv | $(UV) pip compile $(LOCK_FLAGS) - -o requirements/uv.txt
 
 LOCK_FLAGS := --quiet --universal --upgrade --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11

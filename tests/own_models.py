@@ -3,6 +3,7 @@
 import csv
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +178,130 @@ def write_intents(folder: Path) -> None:
 def softmax_behind() -> nn.Sequential:
     """Not usable: what it gives is not what its linear layer gives."""
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Softmax(1))
+
+
+WAVES = ("across", "both", "down")
+
+
+def waves(count: int, side: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Colour images of stripes across, both ways and down, uint8 (N, H, W, 3), and labels (N,)."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % len(WAVES)
+    place = np.arange(side)
+    images = np.empty((count, side, side, 3))
+    for index, label in enumerate(labels):
+        first, second = (np.sin(place / rng.uniform(1.5, 2.5) + rng.uniform(0, 6)) for _ in "ab")
+        shade = (label != 0) * first[None, :] + (label != 2) * second[:, None]
+        images[index] = 128 + 50 * shade[:, :, None] + rng.normal(0, 8, (side, side, 3))
+    return np.clip(images, 0, 255).astype(np.uint8), labels
+
+
+def write_waves(folder: Path, count: int, side: int) -> None:
+    """The images as PNG files in a sub-folder for each class."""
+    images, labels = waves(count, side, seed=1)
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        home = folder / WAVES[label]
+        home.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(home / f"{index}.png")
+
+
+@torch.no_grad()
+def teach_head(
+    network: nn.Module, head: str, side: int, mean: Sequence[float], std: Sequence[float]
+) -> nn.Module:
+    """Of a random network: averages of its batch norms, and the linear layer `head` by least
+    squares, on 180 waves."""
+    pixels, labels = waves(180, side)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    images = (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    for each in network.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            each.momentum = 1.0
+    network.train()(images)
+    layer = network.eval().get_submodule(head)
+    assert isinstance(layer, nn.Linear)
+    read: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    network(images)
+    handle.remove()
+    middle, spread = read[0].mean(0), read[0].std(0).clamp(min=1e-6)
+    features = ((read[0] - middle) / spread).double()
+    targets = nn.functional.one_hot(torch.from_numpy(labels)).double() * 10
+    ridge = features.T @ features + 3 * torch.eye(features.shape[1], dtype=torch.float64)
+    weight = torch.linalg.solve(ridge, features.T @ (targets - targets.mean(0))).T.float() / spread
+    layer.weight.copy_(weight)
+    layer.bias.copy_(targets.mean(0).float() - weight @ middle)
+    return network
+
+
+class Palette(nn.Module):
+    """The nearest of a thousand colours; pixels from 0 to 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU())
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.answer = nn.Linear(8, 1000)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.answer(self.pool(self.stem(images)))
+
+
+def shades() -> np.ndarray:
+    """A thousand colours (1000, 3), from 0.05 to 0.95."""
+    steps = np.arange(10) / 10 + 0.05
+    return np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
+
+
+@torch.no_grad()
+def palette() -> Palette:
+    """The first three features are the mean colour; the others mix it, with edges in it."""
+    torch.manual_seed(0)
+    network = Palette()
+    stem = network.stem[0]
+    assert isinstance(stem, nn.Conv2d)
+    assert stem.bias is not None
+    stem.bias.zero_()
+    stem.weight[:3] = torch.eye(3)[:, :, None, None] / 16
+    colours = torch.from_numpy(shades()).float()
+    network.answer.weight.zero_()
+    network.answer.weight[:, :3] = 400 * colours
+    network.answer.bias.copy_(-200 * colours.square().sum(1))
+    return network.eval()
+
+
+class Colours:
+    """A Dataset of noisy images of one colour each, `each` of every class, made when asked for."""
+
+    classes = tuple(f"{index:03}" for index in range(1000))
+
+    def __init__(self, each: int = 3, side: int = 16, seed: int = 0) -> None:
+        self.targets = [index % 1000 for index in range(1000 * each)]
+        self.side = side
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        rng = np.random.default_rng((self.seed, index))
+        label = self.targets[index]
+        colour = shades()[label] + rng.normal(0, 0.01, 3)
+        shape = (self.side, self.side, 3)
+        noise = rng.integers(-12, 13, shape, dtype=np.int16)
+        return np.clip(np.rint(colour * 255) + noise, 0, 255).astype(np.uint8), label
+
+
+class HeldOutColours(Colours):
+    def __init__(self) -> None:
+        super().__init__(1, seed=1)
+
+
+class LargeColours(Colours):
+    def __init__(self) -> None:
+        super().__init__(side=224)
+
+
+class LargeHeldOutColours(Colours):
+    def __init__(self) -> None:
+        super().__init__(1, 224, seed=1)

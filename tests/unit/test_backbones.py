@@ -210,7 +210,7 @@ def size_of(name: str) -> tuple[int, int]:
 
 
 def test_the_published_table_is_the_registry() -> None:
-    assert set(PUBLISHED) | {"graph", "module", "onnx", "torchvision"} == set(BACKBONES)
+    assert set(PUBLISHED) | {"graph", "module", "onnx", "timm", "torchvision"} == set(BACKBONES)
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))

@@ -17,6 +17,7 @@ from training.backbones.osr_cnn import OsrCnn
 from training.backbones.resnet import ResNet
 from training.backbones.tapped import TappedModule, linear_head
 from training.backbones.text_transformer import TextTransformer
+from training.backbones.timm_models import timm_model
 from training.backbones.torchvision_models import torchvision_model
 from training.backbones.vgg_modified import ModifiedVgg
 from training.backbones.wide_resnet import WideResNet
@@ -33,6 +34,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "osr_cnn": OsrCnn,
     "resnet_18": partial(ResNet, blocks=(2, 2, 2, 2)),
     "resnet_34": partial(ResNet, blocks=(3, 4, 6, 3)),
+    "timm": timm_model,
     "torchvision": torchvision_model,
     "vgg_modified": ModifiedVgg,
     "wrn_28_10": partial(WideResNet, depth=28, width=10),

@@ -3,6 +3,7 @@
 One pass over two inputs shows, layer by layer, what it gives and how often it runs.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -14,6 +15,7 @@ from training.backbones.tapped import TokenRule, listed
 
 _MOST_TAPS = 4
 _QUARTERS = (1, 2, 3)
+_NUMBER = re.compile(r"\d+")
 # they pass on, reshape or pad what the layer before them gave
 _IDENTITIES = (nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity, nn.ConstantPad2d)
 
@@ -137,7 +139,7 @@ def choose_taps(found: Survey) -> TapChoice:
         return TapChoice(found.head, tuple(each.name for each in chosen), tokens)
     if maps:
         last = found.square and _channels_last(maps)
-        ends = _stage_ends(maps, last)
+        ends = _stage_ends(maps, last, found.square)
         if found.averaged and len(ends) > 1:
             ends = ends[:-1]
         return TapChoice(
@@ -152,14 +154,16 @@ def choose_taps(found: Survey) -> TapChoice:
     return TapChoice(found.head, tuple(each.name for each in before[-3:]))
 
 
-def _stage_ends(maps: Sequence[Layer], channels_last: bool) -> list[Layer]:
+def _stage_ends(maps: Sequence[Layer], channels_last: bool, square: bool) -> list[Layer]:
     """At each resolution the last of the outermost layers, in network order: what follows it
-    there is inside the next stage."""
+    there is inside the next stage.  Of a `square` input only square maps are of that layout."""
     ends: dict[tuple[int, ...], Layer] = {}
     for each in maps:
         if each.identity:
             continue
         size = each.shape[:2] if channels_last else each.shape[1:]
+        if square and size[0] != size[1]:
+            continue
         known = ends.get(size)
         if size[0] * size[1] > 1 and (known is None or each.depth <= known.depth):
             ends.pop(size, None)
@@ -178,9 +182,10 @@ def _blocks(sequences: Sequence[Layer]) -> list[Layer]:
     """The largest family of layers that differ in one number of their names and share a shape."""
     families: dict[tuple[str, tuple[int, ...]], list[Layer]] = {}
     for each in sequences:
-        parent, _, last = each.name.rpartition(".")
-        if any(c.isdigit() for c in last):
-            families.setdefault((parent, each.shape), []).append(each)
+        parent, dot, last = each.name.rpartition(".")
+        alike = _NUMBER.sub("#", last)
+        if alike != last:
+            families.setdefault((parent + dot + alike, each.shape), []).append(each)
     best = max(families.values(), key=len, default=[])
     return best if len(best) > 1 else []
 

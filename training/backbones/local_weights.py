@@ -52,6 +52,15 @@ def load_weights(
         )
 
 
+def classes_in(path: str, head: str, rename: Callable[[str], str] = str) -> int:
+    """Rows of the layer `head` in a file of weights; ValueError where it has no such layer."""
+    wanted = f"{head}.weight"
+    found = [value for key, value in _read(path).items() if rename(key) == wanted]
+    if not found:
+        raise ValueError(f"{path} has no {wanted}, so it is no state dict of that network")
+    return len(found[0])
+
+
 def with_versions(
     network: nn.Module, state: Mapping[str, Tensor], keys: Mapping[str, str] | None = None
 ) -> OrderedDict[str, Tensor]:

@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from torch import nn
 
-from training.backbones.local_weights import load_weights
+from training.backbones.local_weights import classes_in, load_weights
 from training.backbones.tapped import TappedModule, linear_head
 from training.classifier import Backbone
 
@@ -49,7 +50,7 @@ _INITIALISED = {"googlenet", "inception_v3"}
 
 def torchvision_model(
     channels: int,
-    classes: int,
+    classes: int | None,
     *,
     model: str,
     weights: str | None = None,
@@ -58,6 +59,7 @@ def torchvision_model(
     arguments: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """`arguments` go to torchvision's constructor, as image_size = 32 for a vision transformer.
+    `classes` None, before data are read: as many as the file of weights has.
 
     Taps that are not named are the ends of the stages.  Vision transformers are tapped at the
     class token after a quarter, half and three quarters of their layers.  ValueError where a
@@ -83,6 +85,12 @@ def torchvision_model(
     if model in _INITIALISED:
         given.setdefault("init_weights", True)
     try:
+        if classes is None:
+            if weights is None:
+                raise ValueError(f"torchvision's {model}: its classes are in no data and no file")
+            with torch.device("meta"):
+                untrained = models.get_model(model, weights=None, **given)
+            classes = classes_in(weights, linear_head(untrained), rename=present_name)
         network = models.get_model(model, weights=None, num_classes=classes, **given)
     except TypeError as exc:
         raise ValueError(f"torchvision's {model} refuses the arguments: {exc}") from exc

@@ -80,16 +80,18 @@ class ClassMoments:
             self._counts = torch.zeros(classes, dtype=torch.float64)
             self._means = torch.zeros(classes, dim, dtype=torch.float64)
             self._scatter = torch.zeros(dim, dim, dtype=torch.float64)
-        counts = torch.bincount(labels, minlength=classes).double()
-        sums = torch.zeros_like(self._means).index_add_(0, labels, features)
-        means = sums / counts.clamp(min=1)[:, None]
-        centred = features - means[labels]
-        step = means - self._means  # (K, D)
-        total = self._counts + counts
-        weight = self._counts * counts / total.clamp(min=1)
-        self._scatter += centred.T @ centred + (step * weight[:, None]).T @ step
-        self._means += step * (counts / total.clamp(min=1))[:, None]
-        self._counts = total
+        # only the classes of this batch: of a thousand, a batch holds a few
+        present, own = labels.unique(return_inverse=True)  # (P,), (B,)
+        counts = torch.bincount(own, minlength=len(present)).double()
+        means = torch.zeros(len(present), features.shape[1], dtype=torch.float64)
+        means.index_add_(0, own, features).div_(counts[:, None])
+        step = means - self._means[present]
+        total = self._counts[present] + counts
+        between = step * (self._counts[present] * counts / total).sqrt()[:, None]
+        rows = torch.cat([features - means[own], between])
+        self._scatter.addmm_(rows.T, rows)
+        self._means[present] += step * (counts / total)[:, None]
+        self._counts[present] = total
 
     def total(self) -> Moments:
         """All classes as one stream: within-class scatter plus that of the class means."""

@@ -181,12 +181,16 @@ def _bandwidth(bank: Tensor) -> tuple[float, bool]:
     squares = bank.square().sum(1)
     distances = squares[queries][:, None] + squares - 2 * bank[queries] @ bank.T
     distances.clamp_(min=0)[torch.arange(len(queries)), queries] = torch.inf  # not by itself
+    distances = distances.float()  # 5,000,000 exponentials a candidate; they differ by far more
     median = distances[distances.isfinite()].median().item() ** 0.5
     if median == 0:
         raise FitError("kde: more than half of the training features are the same")
     candidates = _GRID * median / math.sqrt(2 * math.log(count))
     likelihoods = torch.stack(
-        [torch.logsumexp(-distances / (2 * h * h), 1).mean() - dim * h.log() for h in candidates]
+        [
+            torch.logsumexp(distances * (-0.5 / h.item() ** 2), 1).double().mean() - dim * h.log()
+            for h in candidates
+        ]
     )
     best = int(likelihoods.argmax())
     return candidates[best].item(), best in (0, len(candidates) - 1)

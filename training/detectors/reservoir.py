@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 class Reservoir:
@@ -19,22 +20,36 @@ class Reservoir:
         self.passed = 0
         self._generator = torch.Generator().manual_seed(seed)
         self._keys = torch.zeros(0, dtype=torch.float64)
+        self._places = torch.zeros(0, dtype=torch.int64)  # of the kept rows in the stream
+        # room for `capacity` rows, taken from the machine as it is written
         self._columns: tuple[Tensor, ...] = ()
 
     def add(self, *columns: Tensor) -> None:
         """Tensors of equal length (B, ...): a row of each belongs together."""
-        count = len(columns[0])
+        count, held = len(columns[0]), len(self._keys)
+        if not self._columns:
+            self._columns = tuple(
+                torch.empty(self.capacity, *column.shape[1:], dtype=column.dtype)
+                for column in columns
+            )
+        drawn = torch.rand(count, generator=self._generator, dtype=torch.float64)
+        keys = torch.cat([self._keys, drawn])
+        size = min(len(keys), self.capacity)
+        kept = torch.zeros(len(keys), dtype=torch.bool)
+        kept[keys.topk(size, largest=False).indices] = True
+        chosen = kept[held:].nonzero()[:, 0]  # of the new rows
+        # they take the places of those that leave, then what room there is
+        free = torch.cat([(~kept[:held]).nonzero()[:, 0], torch.arange(held, size)])
+        for room, column in zip(self._columns, columns, strict=True):
+            room[free] = column.detach().cpu()[chosen]
+        grown = size - held
+        self._keys = functional.pad(self._keys, (0, grown))
+        self._places = functional.pad(self._places, (0, grown))
+        self._keys[free] = drawn[chosen]
+        self._places[free] = chosen + self.passed
         self.passed += count
-        keys = torch.rand(count, generator=self._generator, dtype=torch.float64)
-        columns = tuple(column.detach().cpu() for column in columns)
-        if self._columns:
-            keys = torch.cat([self._keys, keys])
-            columns = tuple(torch.cat(pair) for pair in zip(self._columns, columns, strict=True))
-        if len(keys) > self.capacity:
-            kept = keys.topk(self.capacity, largest=False).indices.sort().values
-            keys, columns = keys[kept], tuple(column[kept] for column in columns)
-        self._keys, self._columns = keys, columns
 
     def columns(self) -> tuple[Tensor, ...]:
         """The sampled rows, (n, ...) a column; () before the first `add`."""
-        return self._columns
+        order = self._places.argsort()
+        return tuple(room[order] for room in self._columns)

@@ -139,7 +139,7 @@ def _tapped_options(network: Network, roles: Roles, taps: Sequence[str] | None) 
     chosen = list(choice.taps if taps is None else taps)
     named = network.backbone in ("graph", "onnx") or max(map(len, chosen), default=0) > _LONGEST
     options |= {"taps": tap_names(chosen) if named else chosen}
-    if network.backbone == "module":
+    if network.backbone in ("module", "timm"):
         options |= {"head": choice.head, "tokens": choice.tokens}
         options |= {"channels_last": choice.channels_last}
     say(f"taps: {', '.join(chosen) or 'none'}, and what the head {choice.head!r} reads")
@@ -160,7 +160,15 @@ def _survey(classifier: Classifier, network: Network) -> tuple[Survey, TapChoice
         found = backbone.survey(images)
     else:
         assert isinstance(backbone, TappedModule)  # noqa: S101
-        found = survey(backbone.module, images)
+        try:
+            found = survey(backbone.module, images)
+        except (RuntimeError, AssertionError, TypeError) as exc:
+            channels, height, width = images.shape[1:]
+            raise ValueError(
+                f"{network.said} does not run on images of {height} x {width} pixels and "
+                f"{channels} channels: {str(exc).strip().splitlines()[0]} (--size says the size, "
+                "as many values as there are channels in --mean and --std)"
+            ) from exc
     return found, choose_taps(found)
 
 

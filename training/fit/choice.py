@@ -8,16 +8,16 @@ from training.progress import say
 
 # One pass over the network gives all of them.  Together they read the logits, the penultimate
 # features with and without class labels, and every tapped layer.
-_DEFAULTS = ("msp", "max_logit", "energy", "gen", "vim", "knn", "mahalanobis", "rmds")
+DEFAULTS = ("msp", "max_logit", "energy", "gen", "vim", "knn", "mahalanobis", "rmds")
 # In the order in which they become members of the score that decides.
 _LAYERED = "mahalanobis"
 _COMBINED = ("knn", "rmds", "vim", "energy")
 
 
 def default_detectors(sizes: Sizes, counts: Sequence[int]) -> list[str]:
-    """Those of _DEFAULTS that the data can support; says which not, and why."""
+    """Those of DEFAULTS that the data can support; says which not, and why."""
     found: list[str] = []
-    for name in _DEFAULTS:
+    for name in DEFAULTS:
         reason = shortage(name, sizes, counts)
         if reason is None:
             found.append(name)

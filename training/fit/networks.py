@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from service.bundle import ImageInput, Modality
 from training.backbones.onnx_model import input_size
+from training.backbones.timm_models import input_recipe
 from training.config import FileTokenizer, TextConfig
 
 Resize = Literal["stretch", "center_crop", "pad"]
@@ -84,9 +85,8 @@ def network_of(given: str, flags: NetworkFlags) -> Network:
     if library == "torchvision":
         return _torchvision(name, flags)
     if library == "timm":
-        arguments = {"model_name": name, **flags.arguments}
-        return _module("timm:create_model", arguments, flags, f"timm's {name}")
-    return _module(given, flags.arguments, flags, given)
+        return _timm(name, flags)
+    return _module(given, flags)
 
 
 def _of_file(backbone: str, file: str, flags: NetworkFlags) -> Network:
@@ -98,20 +98,26 @@ def _of_file(backbone: str, file: str, flags: NetworkFlags) -> Network:
     return Network(backbone, {"file": file}, form, tuple(flags.class_names), Path(file).name)
 
 
-def _module(factory: str, arguments: Mapping[str, Any], flags: NetworkFlags, said: str) -> Network:
-    options: dict[str, Any] = {"factory": factory, "weights": flags.weights}
-    if arguments:
-        options["arguments"] = dict(arguments)
-    form = _image_input(flags.images, {}, said)
-    return Network("module", options, form, tuple(flags.class_names), said)
+def _module(factory: str, flags: NetworkFlags) -> Network:
+    options = _with_arguments({"factory": factory, "weights": flags.weights}, flags)
+    form = _image_input(flags.images, {}, factory)
+    return Network("module", options, form, tuple(flags.class_names), factory)
+
+
+def _timm(name: str, flags: NetworkFlags) -> Network:
+    form = _image_input(flags.images, input_recipe(name), f"timm's {name}")
+    options = _with_arguments({"model": name, "weights": flags.weights}, flags)
+    return Network("timm", options, form, tuple(flags.class_names), f"timm's {name}")
+
+
+def _with_arguments(options: dict[str, Any], flags: NetworkFlags) -> dict[str, Any]:
+    return options | ({"arguments": dict(flags.arguments)} if flags.arguments else {})
 
 
 def _torchvision(name: str, flags: NetworkFlags) -> Network:
     from torchvision import models  # a second of import that nothing else here needs
 
-    options: dict[str, Any] = {"model": name, "weights": flags.weights}
-    if flags.arguments:
-        options["arguments"] = dict(flags.arguments)
+    options = _with_arguments({"model": name, "weights": flags.weights}, flags)
     known: dict[str, Any] = {}
     if name in models.list_models(module=models):
         preset = next(iter(models.get_model_weights(name))).transforms()
