@@ -78,9 +78,13 @@ async def post(app: Any, body: bytes, content_type: str) -> None:
         "server": ("127.0.0.1", 2),
         "state": {},
     }
-    status = 0
+    status, sent = 0, False
 
     async def receive() -> dict[str, Any]:
+        nonlocal sent
+        if sent:  # the client stays
+            await asyncio.Event().wait()
+        sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
