@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "drift.md"
 FIGURE = ROOT / "docs" / "drift-delays.png"
 KINDS_FIGURE = ROOT / "docs" / "drift-kinds.png"
 RESULT = ROOT / "benchmarks" / "results" / "drift_detection.json"
-ALARMS = ("cusum", "martingale")
+ALARMS = ("shiryaev_roberts", "martingale")
 KINDS = {
     "none": "none",
     "ood": "OOD share",
@@ -157,13 +157,13 @@ def draw_kinds() -> None:
 
 
 def draw() -> None:
-    """Median delay of the CUSUM against the share of OOD, a line a test set and score."""
+    """Median delay of the first alarm against the share of OOD, a line a test set and score."""
     mpl.use("Agg")
     found: dict[str, Any] = json.loads(RESULT.read_text())["delays"]
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for style, (detector, sets) in zip(("-", "--", ":"), found.items(), strict=True):
         for colour, (ood, by_share) in enumerate(sets.items()):
-            points = [(100 * float(s), cell["cusum"]["median"]) for s, cell in by_share.items()]
+            points = [(100 * float(s), cell[ALARMS[0]]["median"]) for s, cell in by_share.items()]
             known = [(share, delay) for share, delay in points if delay is not None]
             axes.plot(
                 [share for share, _ in known],
@@ -179,7 +179,7 @@ def draw() -> None:
         yscale="log",
         xlabel="OOD inputs, per cent of the traffic",
         ylabel="inputs until the alarm (median)",
-        title="CUSUM: how soon a drift is found",
+        title="Shiryaev-Roberts: how soon a drift is found",
     )
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend(fontsize="small", ncols=3)

@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     drift_tracking: bool = True
     drift_window: Annotated[int, Field(ge=200, le=100_000)] = 2000
     drift_window_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
-    drift_run_length: Annotated[float, Field(ge=1000, allow_inf_nan=False)] = 30_000.0
+    drift_run_length: Annotated[float, Field(ge=1000, allow_inf_nan=False)] = 300_000.0
     drift_state_file: Path | None = None
 
     # capture for review: a folder turns it on.  The most OOD inputs of each predicted label, so

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.drift.drifts import Drift, Streams
 from benchmarks.drift.scores import Answers
+from benchmarks.drift.sequential import RUN_LENGTH
 from benchmarks.drift.statistics import WINDOW
 from service.drift.psi import bin_counts, psi
 from service.drift.reference import Reference
@@ -151,7 +152,7 @@ def _series(
     }
     constants = {
         "oodscore_drift_window_size": WINDOW,
-        "oodscore_drift_run_length": 30_000,
+        "oodscore_drift_run_length": RUN_LENGTH,
         "oodscore_calibration_size": service.reference.size,
         "oodscore_expected_ood_rate": service.reference.expected_ood_rate,
         "oodscore_primary_detector": 1,

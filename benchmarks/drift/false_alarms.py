@@ -11,7 +11,7 @@ from service.drift.report import SIGNIFICANCE
 from service.drift.uniformity import p_value_counts, randomised_p_values, uniformity_p_value
 
 Array = NDArray[np.float64]
-RUNS, LENGTH, FIRST = 100, 100_000, 20_000
+RUNS, LENGTH, FIRST = 400, 100_000, 20_000
 LOOKS, WINDOW = 1_000, 2_000
 
 

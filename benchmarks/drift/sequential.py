@@ -1,4 +1,4 @@
-"""First alarms of CUSUM and martingale over a whole stream, and how soon they come."""
+"""First alarms of both sequential procedures over a whole stream, and how soon they come."""
 
 from collections.abc import Callable
 
@@ -6,18 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.drift.bets import Bets
-from service.drift.cusum import Cusum
 from service.drift.martingale import Martingale
+from service.drift.shiryaev_roberts import ShiryaevRoberts
 from service.settings import Settings
 
 Array = NDArray[np.float64]
-STREAMS, BEFORE, HORIZON = 100, 2_000, 20_000
+STREAMS, BEFORE, HORIZON = 400, 2_000, 20_000
 RUN_LENGTH: float = Settings.model_fields["drift_run_length"].default
 
 
-def cusum_alarm(bets: Bets, scores: Array) -> int | None:
+def change_alarm(bets: Bets, scores: Array) -> int | None:
     """Place of the first alarm."""
-    alarms = Cusum(bets.count, RUN_LENGTH, 0.0).update(
+    alarms = ShiryaevRoberts(bets.count, RUN_LENGTH).update(
         bets.log_payoffs_of(scores), np.zeros(len(scores))
     )
     return alarms[0].index if alarms else None
@@ -29,7 +29,7 @@ def martingale_alarm(bets: Bets, scores: Array) -> int | None:
 
 
 ALARMS: dict[str, Callable[[Bets, Array], int | None]] = {
-    "cusum": cusum_alarm,
+    "shiryaev_roberts": change_alarm,
     "martingale": martingale_alarm,
 }
 

@@ -7,13 +7,14 @@ from numpy.typing import NDArray
 
 from benchmarks.drift.drifts import Drift, Streams
 from benchmarks.drift.scores import World
+from benchmarks.drift.sequential import ALARMS
 from service.drift.detector import DetectorDrift
 from service.drift.labels import LabelDrift
 from service.drift.reference import Reference
 from service.drift.report import WindowReport
 from service.drift.window import WindowSize
 
-STATISTICS = ("psi", "ks", "wasserstein", "p_values", "ood_rate", "labels", "cusum", "martingale")
+STATISTICS = ("psi", "ks", "wasserstein", "p_values", "ood_rate", "labels", *ALARMS)
 STREAMS, WINDOW, LOOK = 11, 2_000, 100
 _ALWAYS = 1e12  # seconds: windows by count alone
 
@@ -89,7 +90,7 @@ def _beyond(detector: DetectorDrift, labels: LabelDrift) -> list[str]:
     found = {
         **_of_window(window),
         "labels": mix.beyond,
-        "cusum": report.cusum.alarms > 0,
+        "shiryaev_roberts": report.shiryaev_roberts.alarms > 0,
         "martingale": report.martingale.alarms > 0,
     }
     return [name for name, beyond in found.items() if beyond]

@@ -1,4 +1,4 @@
-"""Bets against "nothing drifts": what CUSUM and martingale multiply, input by input.
+"""Bets against "nothing drifts": what both sequential alarms multiply, input by input.
 
 A bet watches one score of the calibration, the one that a share q of it exceeds, and pays b / a
 when an input exceeds it, (1 - b) / (1 - a) when not.  `a` is not q but the most that the true

@@ -51,15 +51,15 @@ def _families() -> dict[str, GaugeMetricFamily | CounterMetricFamily]:
         ),
         "evidence": gauge(
             "drift_evidence",
-            "Conformal CUSUM: evidence of more OOD; 1 gives an alarm and starts again from 0.",
+            "Shiryaev-Roberts procedure: evidence of more OOD; 1 is an alarm, then it is 0.",
         ),
         "window_size": gauge("drift_window_size", "Inputs in the window."),
         "run_length": gauge(
             "drift_run_length",
-            "ID inputs between two false alarms of the conformal CUSUM, at least, on average.",
+            "ID inputs between two false alarms of that procedure, at least, on average.",
         ),
         "alarms": CounterMetricFamily(
-            "oodscore_drift_alarms", "Alarms of the conformal CUSUM.", labels=_LABELS
+            "oodscore_drift_alarms", "Alarms of the Shiryaev-Roberts procedure.", labels=_LABELS
         ),
         "martingale_alarms": CounterMetricFamily(
             "oodscore_drift_martingale_alarms", "Alarms of the martingale.", labels=_LABELS
@@ -69,9 +69,9 @@ def _families() -> dict[str, GaugeMetricFamily | CounterMetricFamily]:
 
 def _values(detector: DetectorReport) -> dict[str, float]:
     values = {
-        "evidence": detector.cusum.evidence,
-        "alarms": float(detector.cusum.alarms),
-        "run_length": detector.cusum.run_length,
+        "evidence": detector.shiryaev_roberts.evidence,
+        "alarms": float(detector.shiryaev_roberts.alarms),
+        "run_length": detector.shiryaev_roberts.run_length,
         "martingale_alarms": float(detector.martingale.alarms),
         "window_size": 0.0,
     }

@@ -59,7 +59,7 @@ class DetectorDrift:
             began=datetime.fromtimestamp(sequential.began_at, UTC),
             began_because=sequential.began_because,
             window=None if oldest is None else self._describe(np.sort(scores), oldest),
-            cusum=sequential.cusum_report(now, self._size.inputs, self._size.seconds),
+            shiryaev_roberts=sequential.change_report(now, self._size.inputs, self._size.seconds),
             martingale=sequential.martingale_report(),
         )
 

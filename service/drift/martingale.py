@@ -4,7 +4,7 @@ Of the capital, 1 / (1 + ln(1 + t)) is still unspent after t inputs; what input 
 equal parts on the k bets, which keep and stake all they win.  While nothing drifts the capital is a
 non-negative supermartingale: the probability that it EVER reaches 1 / SIGNIFICANCE is at most
 SIGNIFICANCE (Ville), for the share bets.CONFIDENCE of all calibration sets and independent inputs.
-No forgetting, so it is slower than CUSUM.
+No forgetting, so it is slower than the Shiryaev-Roberts procedure.
 Source: Volkhonskiy et al. 2017, arXiv:1706.03415; Vovk et al. 2021, arXiv:2102.10439.
 """
 
@@ -13,35 +13,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from service.drift.stakes import staked_path
+
 SIGNIFICANCE = 0.01
 LOG_CAPITAL_OF_ALARM = -math.log(SIGNIFICANCE)
-_LARGEST_EXPONENT = 600.0
 
 
 def unspent(start: int, count: int) -> NDArray[np.float64]:
     """What is not yet put on any bet after start, start + 1, ... inputs (count,)."""
     return 1 / (1 + np.log1p(np.arange(start, start + count, dtype=np.float64)))
-
-
-def staked_path(
-    start: NDArray[np.float64], gains: NDArray[np.float64], added: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Stakes (k,) before, log payoffs (k, n), capital (n,) each bet gets before each input ->
-    stakes after each input (k, n): A_t = (A_(t-1) + added_t) payoff_t.
-    """
-    logs = np.cumsum(gains, axis=1)
-    size = gains.shape[1]
-    if size > 1 and max(float(logs.max()), -float(logs.min())) > _LARGEST_EXPONENT:
-        half = size // 2
-        first = staked_path(start, gains[:, :half], added[:half])
-        second = staked_path(first[:, -1], gains[:, half:], added[half:])
-        return np.concatenate([first, second], axis=1)
-    products = np.exp(logs)
-    put_in = np.empty_like(products)  # measured in what each input's product began with
-    put_in[:, 0] = start + added[0]
-    np.divide(added[1:], products[:, :-1], out=put_in[:, 1:])
-    products *= np.cumsum(put_in, axis=1)
-    return products
 
 
 class Martingale:

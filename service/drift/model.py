@@ -67,7 +67,8 @@ class ModelDrift:
     def report(self, now: float) -> ModelReport:
         detectors = [drift.report(now) for drift in self._detectors.values()]
         labels = None if self._labels is None else self._labels.report(now)
-        since = [d.cusum.since for d in detectors if d.cusum.since is not None]
+        alarms = [d.shiryaev_roberts for d in detectors]
+        since = [alarm.since for alarm in alarms if alarm.since is not None]
         return ModelReport(
             name=self.manifest.name,
             version=self.manifest.version,

@@ -70,10 +70,10 @@ class WindowReport(_Closed):
     ood_rate: OodRate
 
 
-class CusumReport(_Closed):
+class ShiryaevRobertsReport(_Closed):
     """`evidence`: 1 gives an alarm and starts again from 0.  `run_length`: ID inputs between two
-    false alarms, at least.  `drifting`: an alarm within the window; `since`: when its evidence
-    began to grow."""
+    false alarms, on average at least.  `drifting`: an alarm within the window; `since`: when the
+    drift began, as estimated at the first of its alarms."""
 
     evidence: float
     run_length: float
@@ -100,7 +100,7 @@ class DetectorReport(_Closed):
     began: datetime
     began_because: Began
     window: WindowReport | None
-    cusum: CusumReport
+    shiryaev_roberts: ShiryaevRobertsReport
     martingale: MartingaleReport
 
 

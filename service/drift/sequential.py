@@ -1,4 +1,4 @@
-"""CUSUM and martingale of one detector, the alarms they gave, and what survives a restart."""
+"""Both sequential procedures of one detector, the alarms they gave, what survives a restart."""
 
 from datetime import UTC, datetime
 from typing import Self
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from service.drift.bets import Bets
-from service.drift.cusum import Cusum
 from service.drift.martingale import LOG_CAPITAL_OF_ALARM, Martingale
-from service.drift.report import Began, CusumReport, MartingaleReport
+from service.drift.report import Began, MartingaleReport, ShiryaevRobertsReport
+from service.drift.shiryaev_roberts import ShiryaevRoberts
 
 Array = NDArray[np.float64]
 
@@ -20,8 +20,8 @@ class SequentialState(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    evidence: list[float]
-    since: list[float]
+    held: list[float]
+    held_times: list[float]
     resting: int
     stakes: list[float]
     staked_inputs: int
@@ -41,8 +41,7 @@ class Sequential:
 
     def __init__(self, bets: Bets, run_length: float, now: float, because: Began) -> None:
         self.bets = bets
-        self._run_length = run_length
-        self.cusum = Cusum(bets.count, run_length, now)
+        self.change = ShiryaevRoberts(bets.count, run_length)
         self.martingale = Martingale(bets.count)
         self.inputs = 0
         self.alarms = 0
@@ -57,7 +56,7 @@ class Sequential:
     def update(self, scores: NDArray[np.floating], times: NDArray[np.float64], window: int) -> None:
         """Scores (n,), times (n,); an alarm within `window` inputs of the last belongs to it."""
         gains = self.bets.log_payoffs_of(scores)
-        for alarm in self.cusum.update(gains, times):
+        for alarm in self.change.update(gains, times):
             place = self.inputs + alarm.index
             if self._drifting_since is None or place - self._alarm_input > window:
                 self._drifting_since = alarm.since
@@ -73,11 +72,11 @@ class Sequential:
     def fits(self, other: Self) -> bool:
         """Whether both can go side by side: as many bets on as many scores, none at rest."""
         shapes = {one.bets.log_payoffs.shape for one in (self, other)}
-        return len(shapes) == 1 and not self.cusum.resting
+        return len(shapes) == 1 and not self.change.resting
 
-    def move_on(self, size: int, evidence: Array, since: Array, stakes: Array) -> None:
+    def move_on(self, size: int, held: Array, held_times: Array, stakes: Array) -> None:
         """Take what `size` inputs without an alarm led to, each (k,)."""
-        self.cusum.evidence, self.cusum.since = evidence, since
+        self.change.held, self.change.held_times = held, held_times
         self.martingale.stakes = stakes
         self.martingale.inputs += size
         self.inputs += size
@@ -90,11 +89,11 @@ class Sequential:
             and now - self._alarm_at <= seconds
         )
 
-    def cusum_report(self, now: float, window: int, seconds: float) -> CusumReport:
+    def change_report(self, now: float, window: int, seconds: float) -> ShiryaevRobertsReport:
         drifting = self.drifting(now, window, seconds)
-        return CusumReport(
-            evidence=self.cusum.share_of_alarm,
-            run_length=self._run_length,
+        return ShiryaevRobertsReport(
+            evidence=self.change.share_of_alarm,
+            run_length=self.change.run_length,
             alarms=self.alarms,
             last_alarm=as_time(self._alarm_at),
             drifting=drifting,
@@ -111,9 +110,9 @@ class Sequential:
 
     def state(self) -> SequentialState:
         return SequentialState(
-            evidence=self.cusum.evidence.tolist(),
-            since=self.cusum.since.tolist(),
-            resting=self.cusum.resting,
+            held=self.change.held.tolist(),
+            held_times=self.change.held_times.tolist(),
+            resting=self.change.resting,
             stakes=self.martingale.stakes.tolist(),
             staked_inputs=self.martingale.inputs,
             inputs=self.inputs,
@@ -129,12 +128,12 @@ class Sequential:
 
     def restore(self, state: SequentialState) -> bool:
         """False, and nothing changes, where the state is of other bets."""
-        lengths = {len(state.evidence), len(state.since), len(state.stakes)}
+        lengths = {len(state.held), len(state.held_times), len(state.stakes)}
         if lengths != {self.bets.count}:
             return False
-        self.cusum.evidence = np.array(state.evidence)
-        self.cusum.since = np.array(state.since)
-        self.cusum.resting = state.resting
+        self.change.held = np.array(state.held)
+        self.change.held_times = np.array(state.held_times)
+        self.change.resting = state.resting
         self.martingale.stakes = np.array(state.stakes)
         self.martingale.inputs = state.staked_inputs
         self.inputs = state.inputs

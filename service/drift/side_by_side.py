@@ -34,19 +34,32 @@ def update_all(
 
 def _advance(alarms: Sequence[Sequential], scores: Array, times: Array) -> list[bool]:
     """Which of them took the inputs in; the others are as they were."""
-    log_payoffs = _log_payoffs(alarms, scores)
-    size, lanes = log_payoffs.shape
+    payoffs = np.exp(_log_payoffs(alarms, scores))
+    size, lanes = payoffs.shape
     by_bet = (lanes // len(alarms), len(alarms))
-    stakes, capital = _stakes(alarms, np.exp(log_payoffs))
-    evidence = _evidence(alarms, log_payoffs)
-    levels = np.array([one.cusum.alarm_level for one in alarms])
-    loud = (evidence.reshape(size, *by_bet).max(axis=1) >= levels).any(axis=0)
-    loud |= (capital >= 1 / SIGNIFICANCE).any(axis=0)
-    since = _since(evidence, times, _row([one.cusum.since for one in alarms]))
-    ends = [row.reshape(by_bet) for row in (evidence[-1], since, stakes)]
+    before = np.stack(
+        [
+            _row([one.change.held for one in alarms]),
+            _row([one.change.held_times for one in alarms]),
+            _row([one.martingale.stakes for one in alarms]),
+        ]
+    )
+    kept = _unspent([one.martingale.inputs for one in alarms], size + 1)
+    added = np.empty((size, *before.shape))
+    added[:, 0] = 1
+    added[:, 1] = times[:, None]
+    added[:, 2] = np.tile((kept[:-1] - kept[1:]) / by_bet[0], (1, by_bet[0]))
+    # a certain drift may exceed any number before the batch ends; the crossing stands anyway
+    with np.errstate(over="ignore"):
+        path = _stakes(before, payoffs, added)
+        held, _, stakes = (path[:, row].reshape(size, *by_bet) for row in range(3))
+        levels = np.array([one.change.run_length for one in alarms])
+        loud = (held.mean(axis=1) >= levels).any(axis=0)
+        loud |= (stakes.sum(axis=1) + kept[1:] >= 1 / SIGNIFICANCE).any(axis=0)
+    ends = path[-1].reshape(3, *by_bet)
     for place, one in enumerate(alarms):
         if not loud[place]:
-            one.move_on(size, *(end[:, place].copy() for end in ends))
+            one.move_on(size, *ends[:, :, place].copy())
     return (~loud).tolist()
 
 
@@ -69,38 +82,17 @@ def _log_payoffs(alarms: Sequence[Sequential], scores: Array) -> Array:
     return found.reshape(len(scores), -1)
 
 
-def _evidence(alarms: Sequence[Sequential], log_payoffs: Array) -> Array:
-    """CUSUM after each input (n, k * d), in place of the payoffs."""
-    before = _row([one.cusum.evidence for one in alarms])
-    kept = np.empty_like(before)
-    for row in log_payoffs:
-        np.maximum(before, 0, out=kept)
-        before = np.add(kept, row, out=row)
-    return log_payoffs
+def _unspent(counts: Sequence[int], size: int) -> Array:
+    """What each martingale has not put on any bet, after so many inputs and more (size, d)."""
+    by_count = {count: unspent(count, size) for count in set(counts)}
+    return np.stack([by_count[count] for count in counts], axis=1)
 
 
-def _stakes(alarms: Sequence[Sequential], payoffs: Array) -> tuple[Array, Array]:
-    """Payoffs (n, k * d) -> stakes at the end (k * d,), capital after each input (n, d)."""
-    size, bets = len(payoffs), len(alarms[0].martingale.stakes)
-    counts = [one.martingale.inputs for one in alarms]
-    unspent_from = {count: unspent(count, size + 1) for count in set(counts)}
-    kept = np.stack([unspent_from[count] for count in counts], axis=1)  # (n + 1, d)
-    added = np.tile((kept[:-1] - kept[1:]) / bets, (1, bets))
-    before = _row([one.martingale.stakes for one in alarms])
-    # a certain drift may exceed any number before the batch ends; the crossing stands anyway
-    with np.errstate(over="ignore"):
-        for row, more in zip(payoffs, added, strict=True):
-            np.add(before, more, out=more)
-            before = np.multiply(more, row, out=row)
-        capital = payoffs.reshape(size, bets, len(alarms)).sum(axis=1) + kept[1:]
-    return before, capital
-
-
-def _since(evidence: Array, times: Array, before: Array) -> Array:
-    """Evidence (n, lanes) -> time of the last input that left each lane without any (lanes,)."""
-    since = np.full_like(before, times[-1])
-    (growing,) = np.nonzero(evidence[-1] > 0)
-    without = evidence[::-1, growing] <= 0
-    ago = without.argmax(axis=0)
-    since[growing] = np.where(without.any(axis=0), times[len(times) - 1 - ago], before[growing])
-    return since
+def _stakes(before: Array, payoffs: Array, added: Array) -> Array:
+    """Stakes (3, lanes), payoffs (n, lanes), what is added before each input (n, 3, lanes) ->
+    stakes after each, in place of what was added.
+    """
+    for row, more in zip(payoffs, added, strict=True):
+        np.add(before, more, out=more)
+        before = np.multiply(more, row, out=more)
+    return added

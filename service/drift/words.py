@@ -16,11 +16,11 @@ def summarise(
     seen = [d for d in detectors if d.window is not None]
     if not seen:
         return "no inputs in the window"
-    drifting = [d for d in seen if d.cusum.drifting]
+    drifting = [d for d in seen if d.shiryaev_roberts.drifting]
     lead = _lead(primary, drifting or seen)
     parts: list[str] = []
     if drifting:
-        parts.append(f"{_rate(lead)} since {_clock(lead.cusum.since, now)}")
+        parts.append(f"{_rate(lead)} since {_clock(lead.shiryaev_roberts.since, now)}")
         if lead.name != primary:
             parts[0] += f" by {lead.name}, not by {primary}"
         parts += _agreeing([d.name for d in drifting if d is not lead], len(seen))

@@ -64,8 +64,8 @@ def test_id_traffic_leaves_it_quiet(server: LiveServer) -> None:
         window = detector["window"]
         assert window["size"] == 2000
         assert detector["inputs"] == 3000
-        assert detector["cusum"]["alarms"] == detector["martingale"]["alarms"] == 0, name
-        assert 0 <= detector["cusum"]["evidence"] < 1
+        assert detector["shiryaev_roberts"]["alarms"] == detector["martingale"]["alarms"] == 0, name
+        assert 0 <= detector["shiryaev_roberts"]["evidence"] < 1
         for statistic in ("psi", "kolmogorov_smirnov", "wasserstein", "p_values", "ood_rate"):
             assert window[statistic]["beyond"] is False, (name, statistic)
         assert sum(window["p_values"]["counts"]) == 2000
@@ -82,9 +82,9 @@ def test_drifted_traffic_raises_the_alarm(server: LiveServer) -> None:
     assert "the expected OOD rate since " in model["summary"]
     assert "agree" in model["summary"]
     combined = by_name(model)["combined"]
-    assert combined["cusum"]["alarms"] >= 1
+    assert combined["shiryaev_roberts"]["alarms"] >= 1
     assert combined["martingale"]["alarms"] >= 1
-    assert combined["cusum"]["since"] <= combined["cusum"]["last_alarm"]
+    assert combined["shiryaev_roberts"]["since"] <= combined["shiryaev_roberts"]["last_alarm"]
     assert combined["began_because"] == "alarm"
     window = combined["window"]
     for statistic in ("psi", "kolmogorov_smirnov", "wasserstein", "p_values", "ood_rate"):
@@ -111,9 +111,9 @@ def test_metrics_say_what_the_report_says(server: LiveServer) -> None:
             "psi": pytest.approx(window["psi"]["value"]),
             "ks": pytest.approx(window["kolmogorov_smirnov"]["statistic"]),
             "wasserstein": pytest.approx(window["wasserstein"]["value"]),
-            "evidence": pytest.approx(detector["cusum"]["evidence"]),
+            "evidence": pytest.approx(detector["shiryaev_roberts"]["evidence"]),
             "window_size": 600,
-            "alarms_total": detector["cusum"]["alarms"],
+            "alarms_total": detector["shiryaev_roberts"]["alarms"],
         }, name
         assert said["alarms_total"] >= 1
 
@@ -159,7 +159,7 @@ def test_a_restart_keeps_the_evidence(models_dir: Path, tmp_path: Path) -> None:
         after = by_name(served(second.client))
         for name, detector in before.items():
             assert after[name] == detector | {"window": None}, name
-        assert before["combined"]["cusum"]["alarms"] >= 1
+        assert before["combined"]["shiryaev_roberts"]["alarms"] >= 1
         send(second.client, id_images(10, 914))
         assert by_name(served(second.client))["combined"]["inputs"] == 660
 
@@ -187,7 +187,7 @@ def test_evidence_of_another_calibration_is_not_taken_up(models_dir: Path, tmp_p
     with _with_state(models_dir, file, text.replace(digest, "0" * 64)) as running:
         detector = by_name(served(running.client))["combined"]
         assert detector["began_because"] == "bundle_changed"
-        assert detector["cusum"]["alarms"] == 0
+        assert detector["shiryaev_roberts"]["alarms"] == 0
 
 
 def test_hostile_requests_add_no_series(server: LiveServer) -> None:

@@ -360,7 +360,7 @@ def test_evidence_of_drift_waits_for_the_version_to_come_back(tmp_path: Path) ->
             running.runtime.drift._reported_at = -1e9
             reports = running.runtime.drift.reports()
             return {
-                r.version: d.cusum.alarms
+                r.version: d.shiryaev_roberts.alarms
                 for r in reports
                 for d in r.detectors
                 if d.name == "combined"

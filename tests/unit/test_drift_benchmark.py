@@ -76,10 +76,10 @@ def test_statistics_find_what_they_are_made_for(
         return statistics.first_found(world, streams, reference, drift, 2000, 30_000.0, seed=0)
 
     flood, shift = found(the(streams, "ood", "50 %")), found(the(streams, "labels", "x 2"))
-    assert set(flood) >= {"psi", "ks", "wasserstein", "p_values", "ood_rate", "cusum"}
-    assert flood["cusum"] <= flood["psi"] <= 1000
+    assert set(flood) >= {"psi", "ks", "wasserstein", "p_values", "ood_rate", "shiryaev_roberts"}
+    assert flood["shiryaev_roberts"] <= flood["psi"] <= 1000
     assert shift["labels"] <= 1000
-    assert "cusum" not in shift
+    assert "shiryaev_roberts" not in shift
     assert "ood_rate" not in shift
 
 

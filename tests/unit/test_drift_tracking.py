@@ -16,7 +16,6 @@ from service.decision import Verdict, VerdictRow
 from service.drift import DriftOptions, DriftTracker, ModelReport, WindowSize
 from service.drift.label_shift import residuals
 from service.drift.report import (
-    CusumReport,
     DetectorReport,
     Distance,
     KolmogorovSmirnov,
@@ -25,6 +24,7 @@ from service.drift.report import (
     MartingaleReport,
     OodRate,
     PValueHistogram,
+    ShiryaevRobertsReport,
     WindowReport,
 )
 from service.drift.state_file import StateUnreadable, read_state, write_state
@@ -137,8 +137,8 @@ def test_detectors_asked_for_by_turns_see_their_answers_in_order(
     reports = [
         next(d for d in only(t.reports()).detectors if d.name == "msp") for t in (mixed, alone)
     ]
-    assert reports[0].cusum == reports[1].cusum
-    assert reports[0].cusum.alarms > 0
+    assert reports[0].shiryaev_roberts == reports[1].shiryaev_roberts
+    assert reports[0].shiryaev_roberts.alarms > 0
 
 
 def test_what_is_held_does_not_grow(bundle: tuple[Manifest, Mapping[str, Any]]) -> None:
@@ -259,7 +259,7 @@ def described(
                 beyond=False,
             ),
         ),
-        cusum=CusumReport(
+        shiryaev_roberts=ShiryaevRobertsReport(
             evidence=0.0,
             run_length=1.0,
             alarms=0,
