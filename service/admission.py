@@ -59,17 +59,27 @@ class Admission:
         longer than the queue may or the caller can wait.  A queue without work admits anything.
         """
         with self._lock:
-            if self._queued + inputs > self._limit:
-                raise Overloaded(self._queued, "inputs", self._limit, self._retry_after())
-            wait = self._drain_seconds()
-            limit = min(self._longest_wait, patience)
-            if self._queued and wait > limit:
-                unit = "seconds of work"
-                raise Overloaded(round(wait, 1), unit, round(limit, 1), self._retry_after())
+            if (full := self._full(inputs, patience)) is not None:
+                raise full
             self._rate.advance(self._clock(), busy=self._queued > 0)
             self._queued += inputs
             self._work += work
         return Permit(self, inputs, work)
+
+    def overloaded(self) -> Overloaded | None:
+        """Why one input more would be refused, however patient its caller; None: it would not."""
+        with self._lock:
+            return self._full(1, math.inf)
+
+    def _full(self, inputs: int, patience: float) -> Overloaded | None:
+        if self._queued + inputs > self._limit:
+            return Overloaded(self._queued, "inputs", self._limit, self._retry_after())
+        wait = self._drain_seconds()
+        limit = min(self._longest_wait, patience)
+        if self._queued and wait > limit:
+            unit = "seconds of work"
+            return Overloaded(round(wait, 1), unit, round(limit, 1), self._retry_after())
+        return None
 
     def _give_back(self, inputs: int, work: float, *, done: bool) -> None:
         with self._lock:

@@ -25,6 +25,11 @@ _QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics"})
 _CLIENT_LEFT = 499  # answered to nobody; counted so that it can be seen
 
 
+def identity_of(given: str) -> str:
+    """The id a request came with, if it is fit to be logged and sent back, or a new one."""
+    return given if _SANE_ID.fullmatch(given) else uuid4().hex
+
+
 class RequestContext:
     """Pure ASGI: sees disconnects and streams, buffers nothing."""
 
@@ -36,8 +41,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        identity = given if _SANE_ID.fullmatch(given) else uuid4().hex
+        identity = identity_of(Headers(scope=scope).get("x-request-id", ""))
         token = request_id.set(identity)
         status = 0
         started = time.perf_counter()

@@ -7,6 +7,7 @@ take is the request's deadline.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import ClassVar, Literal, cast
 
 from uvicorn.protocols.http.httptools_impl import (
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 MAX_HEAD_BYTES = 64 * 1024
+Refusal = Callable[[bytes, bytes, list[tuple[bytes, bytes]]], bytes | None]
 _TOO_LARGE = (
     STATUS_LINE[431] + b"content-length: 0\r\nconnection: close\r\n\r\n"
 )  # no problem document: there is no request yet
@@ -25,11 +27,13 @@ class PatientProtocol(HttpToolsProtocol):
     """Made with its patience by `with_patience`."""
 
     patience_seconds: ClassVar[float] = 10.0
+    refusal: ClassVar[Refusal]
 
     _timer: asyncio.TimerHandle | None = None  # of a head, or of the end of a body
     _write_timer: asyncio.TimerHandle | None = None
     _state: Literal["head", "body", "idle"] = "head"  # of what the client is sending
     _head_bytes = 0
+    _refused = False  # the request whose body is arriving has its answer
     # of several requests sent at once, the one being answered; uvicorn knows the last alone
     _answering: RequestResponseCycle | None = None
 
@@ -55,13 +59,23 @@ class PatientProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop()
         self._state = "body"
+        if self._refuse_early():
+            return
         super().on_headers_complete()
         if not self.pipeline:
             self._answering = self.cycle
 
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
         self._stop()
         self._state = "idle"
+        if self._refused:
+            self._refused = False
+            self.on_response_complete()
+            return
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -90,6 +104,19 @@ class PatientProtocol(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
 
+    def _refuse_early(self) -> bool:
+        """Whether the request has been answered without the application."""
+        waiting = self.pipeline or (self.cycle is not None and not self.cycle.response_complete)  # pyright: ignore[reportUnnecessaryComparison]
+        if waiting or not self.parser.should_keep_alive():
+            return False
+        answer = self.refusal(self.parser.get_method(), self.url, self.headers)
+        if answer is None:
+            return False
+        self._refused = True
+        self.transport.write(answer)
+        self._start()
+        return True
+
     def _await_head(self) -> None:
         self._state, self._head_bytes = "head", 0
         self._start()
@@ -116,8 +143,7 @@ class PatientProtocol(HttpToolsProtocol):
         self.pipeline.clear()
 
 
-def with_patience(seconds: float) -> type[PatientProtocol]:
-    return cast(
-        type[PatientProtocol],
-        type("PatientProtocol", (PatientProtocol,), {"patience_seconds": seconds}),
-    )
+def with_patience(seconds: float, refusal: Refusal) -> type[PatientProtocol]:
+    """`refusal`: method, URL and headers -> a whole response, None: let the application answer."""
+    members = {"patience_seconds": seconds, "refusal": staticmethod(refusal)}
+    return cast(type[PatientProtocol], type("PatientProtocol", (PatientProtocol,), members))

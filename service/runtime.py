@@ -121,15 +121,24 @@ class Runtime:
     @contextmanager
     def body_slot(self) -> Generator["BodySlot"]:
         """Held while a request's body is in memory.  Raises Overloaded."""
-        limit = self.settings.max_open_requests
-        if self.open_bodies >= limit:
-            wait = self.admission.retry_after_seconds()
-            raise Overloaded(self.open_bodies, "requests", limit, wait)
+        if (full := self._full_of_bodies()) is not None:
+            raise full
         slot = BodySlot(self._count_body)
         try:
             yield slot
         finally:
             slot.release()
+
+    def overloaded(self) -> Overloaded | None:
+        """Why a request would be refused whatever it held, None where it would not."""
+        return self._full_of_bodies() or self.admission.overloaded()
+
+    def _full_of_bodies(self) -> Overloaded | None:
+        limit = self.settings.max_open_requests
+        if self.open_bodies < limit:
+            return None
+        wait = self.admission.retry_after_seconds()
+        return Overloaded(self.open_bodies, "requests", limit, wait)
 
     def _count_body(self, more: int) -> None:
         with self._bodies_lock:

@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.early_refusal import EarlyRefusal
 from service.logs import configure_logging
 from service.protocol import with_patience
 from service.runtime import Runtime
@@ -48,6 +49,7 @@ class DrainingServer(uvicorn.Server):
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """The tested settings of the server."""
+    refusal = EarlyRefusal(app.state.runtime)
     return uvicorn.Config(
         app,
         host=settings.host,
@@ -55,7 +57,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        http=with_patience(settings.client_patience_seconds),
+        http=with_patience(settings.client_patience_seconds, refusal.answer),
         ws="none",
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=cast(int, settings.shutdown_grace_seconds),

@@ -54,6 +54,7 @@ def measure(server: Server, requests: Sequence[bytes], seconds: float) -> dict[s
     before = closed(max(5.0, seconds / 6))
     peak = before["statuses"]["200"] / max(5.0, seconds / 6)
     memory_before = server.resident_bytes() / 2**20
+    processor_before = server.cpu_seconds()
     with watched(server) as memory:
         over = run_load(
             server.port,
@@ -63,6 +64,7 @@ def measure(server: Server, requests: Sequence[bytes], seconds: float) -> dict[s
             rate=TIMES * peak,
             connections=CONNECTIONS,
         )
+    processor = server.cpu_seconds() - processor_before
     after = closed(2.0)
     good = over["statuses"].get("200", 0) / seconds
     times = over["milliseconds"]
@@ -75,6 +77,10 @@ def measure(server: Server, requests: Sequence[bytes], seconds: float) -> dict[s
         "failures": over["failures"],
         "accepted_milliseconds": times.get("200"),
         "refused_milliseconds": times.get("429"),
+        "processor_seconds": {
+            "server": round(processor, 1),
+            "generator": over["generator_seconds"],
+        },
         "deadline_milliseconds": DEADLINE_SECONDS * 1e3,
         "memory_mib": {
             "before": round(memory_before, 1),
