@@ -54,18 +54,23 @@ class _Documented(FastAPI):
             return document
 
 
-def create_app(settings: Settings, on_failure: OnFailure | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    on_failure: OnFailure | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> FastAPI:
     """The bundles are loaded in a thread once the application starts; /readyz tells when.
 
     `on_failure` hears of the exception (BundleError, ProviderUnavailable, UnknownModel, ...)
-    that makes starting impossible; the service never becomes ready after it.
+    that makes starting impossible; the service never becomes ready after it.  `on_ready` is called
+    once what it serves first is loaded.
     """
     metrics = Metrics(CollectorRegistry())
     runtime = Runtime(settings, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        app.state.loading = asyncio.create_task(_load(runtime, on_failure))
+        app.state.loading = asyncio.create_task(_load(runtime, on_failure, on_ready))
         try:
             yield
         finally:
@@ -131,7 +136,9 @@ def _gate(settings: Settings, metrics: Metrics) -> Gate:
     return Gate(settings.keys, limit, metrics, watch)
 
 
-async def _load(runtime: Runtime, on_failure: OnFailure | None) -> None:
+async def _load(
+    runtime: Runtime, on_failure: OnFailure | None, on_ready: Callable[[], None] | None
+) -> None:
     try:
         await asyncio.to_thread(runtime.reloader.folder.open, runtime.serve)
     except Exception as exc:
@@ -140,4 +147,6 @@ async def _load(runtime: Runtime, on_failure: OnFailure | None) -> None:
             on_failure(exc)
         return
     logger.info("ready", extra=fields(default_models=runtime.require_repository().defaults))
+    if on_ready is not None:
+        on_ready()
     runtime.reloader.start()
