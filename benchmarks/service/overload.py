@@ -1,9 +1,9 @@
 """Five times what the service can do:  python -m benchmarks.service.overload
 
 Peak throughput in a closed loop; then requests at five times that rate for a minute, whatever the
-answers do; then the closed loop again, for two seconds and once more at length.  Told are: answers a second beside the peak's, their p99
-beside the deadline every request carries, how fast the others are refused, memory, and the first
-two seconds after.  Writes results/service_overload.json.
+answers do; then the closed loop again, for two seconds and once more at length.  Told are: answers
+a second beside the peak's, their p99 beside the deadline every request carries, how fast the others
+are refused, memory, and the first two seconds after.  Writes results/service_overload.json.
 """
 
 import argparse
