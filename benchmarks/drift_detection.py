@@ -17,7 +17,12 @@ from typing import Any
 
 from benchmarks.drift import alerts, statistics
 from benchmarks.drift.drifts import SHARES, Drift, streams_of
-from benchmarks.drift.false_alarms import false_alarms, psi_levels, uniformity
+from benchmarks.drift.false_alarms import (
+    false_alarms,
+    of_uniform_scores,
+    psi_levels,
+    uniformity,
+)
 from benchmarks.drift.scores import BUNDLE, DETECTORS, OOD_FILES, World, read_world
 from benchmarks.drift.sequential import RUN_LENGTH, delays
 from benchmarks.environment import environment
@@ -28,6 +33,10 @@ RESULT = Path(__file__).parent / "results" / "drift_detection.json"
 
 def _false_alarms(world: World) -> dict[str, Any]:
     return {d: false_alarms(world.calibration(d), world.test_id.scores[d], 0) for d in DETECTORS}
+
+
+def _simulated(_: World) -> dict[str, Any]:
+    return {str(size): of_uniform_scores(size, 0) for size in (1_000, 5_000, 10_000)}
 
 
 def _uniformity(world: World) -> dict[str, Any]:
@@ -96,6 +105,7 @@ def _described(drift: Drift, found: dict[str, Any]) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[World], Any]] = {
     "false_alarms": _false_alarms,
+    "simulated": _simulated,
     "uniformity": _uniformity,
     "psi": _psi,
     "delays": _delays,

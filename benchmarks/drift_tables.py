@@ -1,4 +1,5 @@
-"""The tables and figures of docs/drift.md, out of results/drift_detection.json:
+"""The tables and figures of docs/drift.md, out of results/drift_detection.json and
+results/drift_cost.json:
 
 python -m benchmarks.drift_tables
 """
@@ -18,7 +19,9 @@ PAGE = ROOT / "docs" / "drift.md"
 FIGURE = ROOT / "docs" / "drift-delays.png"
 KINDS_FIGURE = ROOT / "docs" / "drift-kinds.png"
 RESULT = ROOT / "benchmarks" / "results" / "drift_detection.json"
+COST = ROOT / "benchmarks" / "results" / "drift_cost.json"
 ALARMS = ("shiryaev_roberts", "martingale")
+REQUESTS = {"png": "1 image, PNG", "npy_64": "64 images, npy"}
 KINDS = {
     "none": "none",
     "ood": "OOD share",
@@ -34,6 +37,8 @@ def blocks() -> dict[str, str]:
     return {
         "delays": _delays(result["delays"]),
         "false alarms": _false_alarms(result["false_alarms"]),
+        "simulated": _simulated(result["simulated"]),
+        "cost": _cost(json.loads(COST.read_text())),
         "psi": _psi(result["psi"]),
         "uniformity": _uniformity(result["uniformity"]),
         "statistics": _kinds(result["statistics"]["drifts"], _statistic),
@@ -65,12 +70,40 @@ def _delay(cell: dict[str, Any]) -> str:
 def _false_alarms(found: dict[str, Any]) -> str:
     spans = list(next(iter(next(iter(found.values())).values())))
     rows = [
-        [f"`{detector}`", way, *(f"{100 * shares[span]:.0f} %" for span in spans)]
+        [f"`{detector}`", way, *(f"{100 * shares[span]:.1f} %" for span in spans)]
         for detector, ways in found.items()
         for way, shares in ways.items()
     ]
     header = [f"within {int(span.removeprefix('within_')):,} inputs" for span in spans]
     return table(["score", "alarm, calibration", *header], rows)
+
+
+def _simulated(found: dict[str, dict[str, float]]) -> str:
+    names = list(next(iter(found.values())))
+    rows = [
+        [f"{int(size):,}", *(f"{100 * shares[name]:.1f} %" for name in names)]
+        for size, shares in found.items()
+    ]
+    return table(["calibration scores", *names], rows)
+
+
+def _cost(found: dict[str, Any]) -> str:
+    def ratio(values: dict[str, float]) -> str:
+        return f"{values['median']:.3f} [{values['low']:.3f}, {values['high']:.3f}]"
+
+    return table(
+        ["a request", "ms of processor, on", "off", "processor, on / off", "throughput, on / off"],
+        [
+            [
+                what,
+                f"{found[name]['on']['processor_milliseconds_a_request']:.3f}",
+                f"{found[name]['off']['processor_milliseconds_a_request']:.3f}",
+                ratio(found[name]["processor_ratio"]),
+                ratio(found[name]["throughput_ratio"]),
+            ]
+            for name, what in REQUESTS.items()
+        ],
+    )
 
 
 def _psi(rows: list[dict[str, float]]) -> str:

@@ -81,6 +81,8 @@ class EarlyRefusal:
         response = service_error_response(overloaded, _PATH)
         request_id.reset(token)
         headers = [pair for pair in response.raw_headers if pair[0] != b"content-length"]
+        if self._across_origins:
+            headers.append((b"vary", b"Origin"))
         add_defaults(headers)
         lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
         self._head = STATUS_LINE[response.status_code] + lines

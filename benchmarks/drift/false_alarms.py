@@ -12,6 +12,7 @@ from service.drift.uniformity import p_value_counts, randomised_p_values, unifor
 
 Array = NDArray[np.float64]
 RUNS, LENGTH, FIRST = 400, 100_000, 20_000
+SIMULATED = 4_000
 LOOKS, WINDOW = 1_000, 2_000
 
 
@@ -39,6 +40,19 @@ def false_alarms(calibration: Array, test_id: Array, seed: int) -> dict[str, obj
         }
         for name, places in found.items()
     }
+
+
+def of_uniform_scores(size: int, seed: int) -> dict[str, float]:
+    """The same for inputs that are independent indeed, `size` of them in each calibration: streams
+    that resample a finite test set share its own deviation from the calibration."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[int | None]] = {name: [] for name in ALARMS}
+    for _ in range(SIMULATED):
+        bets = Bets.against(np.sort(rng.random(size)))
+        stream = rng.random(FIRST)
+        for name, alarm in ALARMS.items():
+            found[name].append(alarm(bets, stream))
+    return {name: sum(p is not None for p in places) / SIMULATED for name, places in found.items()}
 
 
 def uniformity(calibration: Array, test_id: Array, seed: int) -> dict[str, float]:

@@ -20,6 +20,7 @@ from service.bundle import (
     verify_files,
 )
 from training.config import ConfigError, ObjectiveConfig, load_config
+from training.data import load_roles
 from training.evaluation.report import read_report
 from training.export import ParityError, check_parity, open_network, relative_gap
 from training.fitting import torch_network
@@ -126,6 +127,18 @@ def test_thresholds_follow_from_the_calibration_file(bundle: Path, manifest: Man
         positions = p_values(calibration[spec.name], calibration[spec.name])
         assert (positions[flagged] <= 0.05).all()
         assert (positions[~flagged] > 0.05).all()
+
+
+def test_the_predicted_labels_of_the_calibration_are_recorded(
+    bundle: Path, manifest: Manifest, config_file: Path
+) -> None:
+    """By the graph itself, over the config's own cal-ID."""
+    config = load_config(config_file)
+    roles = load_roles(config.data, config.form, config.seed)
+    logits = open_network(bundle / FORWARD)(roles.cal_id.batch(slice(0, 300)))["logits"]
+    counted = [int((logits.argmax(axis=1) == label).sum()) for label in range(10)]
+    assert manifest.label_counts == tuple(counted)
+    assert sum(counted) == 300
 
 
 def test_golden_outputs_are_reproduced(bundle: Path, manifest: Manifest) -> None:

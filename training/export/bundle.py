@@ -180,10 +180,16 @@ def publish_bundle(
             duration_seconds=round(parts.duration_seconds, 1),
         ),
         variants=variants,
+        label_counts=label_counts(calibration, len(parts.class_names)),
         calibration_classes=CALIBRATION_CLASSES if config.thresholds_by_class else None,
     )
     write_manifest(folder, manifest)
     return publish(folder, repository, config.name)
+
+
+def label_counts(calibration: SetScores, classes: int) -> tuple[int, ...]:
+    """How often each class is predicted for the calibration inputs (classes,)."""
+    return tuple(np.bincount(calibration.logits.argmax(1), minlength=classes).tolist())
 
 
 def predicted_classes(calibration: SetScores) -> dict[str, NDArray[np.int32]]:
