@@ -1,6 +1,7 @@
 """What one running service holds, and the way a request goes through it off the event loop."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -36,6 +37,8 @@ from service.scoring import Answer, Deadline, Scored, Scorer
 from service.served import ServedVersions
 from service.settings import Settings
 from service.versions import VersionPolicy
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -209,8 +212,9 @@ class Runtime:
                     if self.captures is not None:
                         asked = job.asked
                         self.captures.offer(asked.bundle.manifest, asked.inputs, job.scored.answers)
-                except Exception as exc:
-                    job.failure = exc
+                except Exception:
+                    # the answer stands, whatever keeps it from being counted or captured
+                    logger.exception("an answer was given and not counted")
         deliver(jobs)
 
     def _count(self, bundle: LoadedBundle, scored: Scored) -> None:

@@ -83,7 +83,8 @@ class Batcher:
                 lane.virtual_seconds = self._virtual_seconds
                 self._lanes[key] = lane
             lane.add(job)
-            self._changed.notify()
+            if lane.can_run or lane.can_prepare:  # else whoever is at work takes it next
+                self._changed.notify()
 
     def abandon(self, job: Job) -> None:
         """Its caller has gone: what no thread has taken is dropped; the rest ends by itself."""

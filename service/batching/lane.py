@@ -12,6 +12,7 @@ from service.scoring import Network
 from service.tuning import LONGEST_RUN_SECONDS
 
 _BATCHES_PAY = 1.5
+_PART_OF_A_BATCH = 2
 _WORTH_A_THREAD_SECONDS = 0.001
 
 
@@ -37,13 +38,14 @@ class Lane:
         self.bundle = bundle
         self.network = Network(bundle, plan.graphs, limits.on_demand_rows)
         self.limits = limits_of(bundle, plan, limits)
-        # one batch at a time where a session has many threads of its own or a device; and where
-        # batches pay: a second thread would take what comes one by one, and no batch would form
+        # one batch at a time where a session has many threads of its own or a device
         session = bundle.session(FORWARD)
-        alone = (
-            session.threads > 1 or session.provider != "cpu" or session.tuning.gain > _BATCHES_PAY
-        )
+        alone = session.threads > 1 or session.provider != "cpu"
         self._most_running = 1 if alone else workers
+        # where batches pay, further threads wait for a good part of one: they would take what comes
+        # one by one, and no batch would form
+        batches_pay = session.tuning.gain > _BATCHES_PAY
+        self._worth_another = max(1, self.limits.rows // _PART_OF_A_BATCH) if batches_pay else 1
         self.running = 0
         self.virtual_seconds = 0.0  # of work it was given; the lane with least is next
         self._jobs: deque[Job] = deque()
@@ -74,7 +76,18 @@ class Lane:
 
     @property
     def can_run(self) -> bool:
-        return self.running < self._most_running and bool(self._jobs or self._ready)
+        if self.running >= self._most_running:
+            return False
+        return self._holds(1 if self.running == 0 else self._worth_another)
+
+    def _holds(self, inputs: int) -> bool:
+        """Whether so many wait; every job has one at least."""
+        waiting = len(self._ready)
+        for job in self._jobs:
+            if waiting >= inputs:
+                break
+            waiting += job.left
+        return waiting >= inputs
 
     @property
     def can_prepare(self) -> bool:
