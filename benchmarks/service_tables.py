@@ -26,6 +26,7 @@ def blocks() -> dict[str, str]:
     }
     made["service: neighbours"] = _neighbours(workloads)
     made["service: overload"] = _overload(_read("service_overload.json"))
+    made["service: decoding"] = _decoding(_read("image_decoding.json"))
     made["service: soak"] = _soak(_read("service_soak.json"))
     return made
 
@@ -137,6 +138,16 @@ def _overload(found: Mapping[str, Any]) -> str:
         ["throughput in the 2 s after", f"{100 * found['recovery']:.0f} % of the peak"],
     ]
     return f"Load average {_load(found)} before the run.\n\n" + table(["", ""], rows)
+
+
+def _decoding(found: Mapping[str, Any]) -> str:
+    names = list(found["costs"][0]["milliseconds"])
+    rows = [
+        [f"{row['format']}, {row['side']} pixels a side", *(f"{v:.3f}" for v in by.values())]
+        for row in found["costs"]
+        for by in (row["milliseconds"],)
+    ]
+    return table(["CPU ms an image", *names], rows)
 
 
 def _soak(found: Mapping[str, Any]) -> str:

@@ -38,7 +38,6 @@ WORKLOADS = {
         Workload("png-small", "PNG images, small network", "fashion-mnist", "png", (1, 8, 32, 128)),
         Workload("png", "PNG images, WRN-40-2", "cifar10", "png", (1, 8, 32, 128)),
         Workload("npy", "npy arrays of 64 images, small network", "fashion-mnist", "npy", (1, 8)),
-        Workload("npy-wrn", "npy arrays of 64 images, WRN-40-2", "cifar10", "npy", (1, 8)),
         Workload("text", "texts", "clinc150", "text", (1, 8, 32, 128)),
     )
 }
