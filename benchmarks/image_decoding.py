@@ -8,6 +8,7 @@ results/image_decoding.json.
 """
 
 import argparse
+import importlib
 import io
 import json
 import struct
@@ -50,7 +51,8 @@ def by_torchvision(data: bytes) -> Any:
 
 
 def by_opencv(data: bytes) -> Any:
-    import cv2  # no dependency: compared where it is installed
+    # no dependency: compared where it is installed
+    cv2: Any = importlib.import_module("cv2")
 
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if found is None:
@@ -61,8 +63,7 @@ def by_opencv(data: bytes) -> Any:
 def decoders() -> dict[str, Callable[[bytes], Any]]:
     found = {"service (Pillow)": by_service, "torchvision": by_torchvision}
     try:
-        import cv2
-
+        cv2: Any = importlib.import_module("cv2")
         cv2.setNumThreads(1)
         found[f"OpenCV {cv2.__version__}"] = by_opencv
     except ImportError:
@@ -73,8 +74,9 @@ def decoders() -> dict[str, Callable[[bytes], Any]]:
 def picture(side: int, form: str) -> bytes:
     """Smooth colours with some noise: neither a photograph nor random bits."""
     rng = np.random.default_rng(side)
-    smooth = zoom(rng.random((8, 8, 3)) * 255, (side / 8, side / 8, 1), order=1)[:side, :side]
-    pixels = np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
+    smooth: Any = zoom(rng.random((8, 8, 3)) * 255, (side / 8, side / 8, 1), order=1)[:side, :side]
+    noise = rng.normal(0, 4, (side, side, 3))
+    pixels = np.clip(smooth + noise, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form, **({"quality": 90} if form == "JPEG" else {}))
     return buffer.getvalue()

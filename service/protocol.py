@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import ClassVar, Literal, cast
 
+from httptools import HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -27,7 +28,7 @@ class PatientProtocol(HttpToolsProtocol):
     """Made with its patience by `with_patience`."""
 
     patience_seconds: ClassVar[float] = 10.0
-    refusal: ClassVar[Refusal]
+    refusal: ClassVar[Refusal | None] = None
 
     _timer: asyncio.TimerHandle | None = None  # of a head, or of the end of a body
     _write_timer: asyncio.TimerHandle | None = None
@@ -107,9 +108,11 @@ class PatientProtocol(HttpToolsProtocol):
     def _refuse_early(self) -> bool:
         """Whether the request has been answered without the application."""
         waiting = self.pipeline or (self.cycle is not None and not self.cycle.response_complete)  # pyright: ignore[reportUnnecessaryComparison]
-        if waiting or not self.parser.should_keep_alive():
+        parser = cast(HttpRequestParser, self.parser)
+        refusal = type(self).refusal
+        if refusal is None or waiting or not parser.should_keep_alive():
             return False
-        answer = self.refusal(self.parser.get_method(), self.url, self.headers)
+        answer = refusal(parser.get_method(), self.url, self.headers)
         if answer is None:
             return False
         self._refused = True

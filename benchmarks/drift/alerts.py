@@ -123,7 +123,8 @@ def delays(
     names: Sequence[str], cuts: Sequence[Streams], place: int, calm: Sequence[Simulated]
 ) -> dict[str, dict[str, float | None]]:
     """Alert -> median and 90 % quantile of the minutes until it fires, null: not within
-    DRIFT_SECONDS; share of the streams it fired in; share it fired in while nothing drifted.
+    DRIFT_SECONDS; of the streams it had not fired in before, the share it
+    fired in; share it fired in while nothing drifted.
     `names`: of the labels; `place`: of the drift."""
     series = [{"series": 'up{job="oodscore"}', "values": f"1x{_scrapes()}"}]
     for version, (streams, service) in enumerate(zip(cuts, calm, strict=True)):
@@ -212,7 +213,7 @@ def _delay(seconds: list[float | None]) -> dict[str, float | None]:
     return {
         "median": _finite(np.quantile(after, 0.5, method="higher")) if after else None,
         "q90": _finite(np.quantile(after, 0.9, method="higher")) if after else None,
-        "fired": float(np.mean([0 <= minutes < np.inf for minutes in late])),
+        "fired": float(np.mean([minutes < np.inf for minutes in after])) if after else 0.0,
         "fired_before": float(np.mean([minutes < 0 for minutes in late])),
     }
 

@@ -57,9 +57,10 @@ class ShiryaevRoberts:
                 self.resting -= passed
                 place += passed
                 continue
+            added = np.full(size - place, 1.0)
             # a certain drift may exceed any number before the batch ends; the crossing stands
             with np.errstate(over="ignore"):
-                path = staked_path(self.held, gains[:, place:], np.ones(size - place))
+                path = staked_path(self.held, gains[:, place:], added)
                 over = path.mean(axis=0) >= self.run_length
             steps = int(over.argmax()) + 1 if over.any() else size - place
             part = slice(place, place + steps)
