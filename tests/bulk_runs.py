@@ -1,11 +1,14 @@
-"""Bulk runs of the command line: a table of scores, what was printed, the exit code."""
+"""Bulk runs of the command line: a table of scores, what was printed, the exit code; and what
+/score answers to the same inputs."""
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from live_server import LiveServer
 from typer.testing import CliRunner
 
 from service.bulk.engines import ENGINES
@@ -62,3 +65,26 @@ def bulk_runner(folder: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch)
     engine = InThisProcess()
     monkeypatch.setitem(ENGINES, "process", engine)
     return BulkRunner(folder, models_dir, engine)
+
+
+def online(server: LiveServer, body: bytes, kind: str, query: str = "") -> dict[str, Any]:
+    """The columns that /score gives one input sent alone."""
+    answer = server.client.post(f"/score{query}", content=body, headers={"Content-Type": kind})
+    if answer.status_code != 200:
+        return {"error_code": answer.json()["code"]}
+    (result,) = answer.json()["results"]
+    cells = {name: value for name, value in result.items() if name not in ("index", "detectors")}
+    for name, each in result["detectors"].items():
+        cells |= {f"{name}_score": each["score"], f"{name}_p_value": each["p_value"]}
+    return cells
+
+
+def bits(value: object) -> object:
+    return struct.pack("<d", value) if isinstance(value, float) else value
+
+
+def assert_same(row: dict[str, Any], cells: dict[str, Any]) -> None:
+    """Every column that /score speaks of, to the bit; the others are empty."""
+    assert {name: bits(row[name]) for name in cells} == {n: bits(v) for n, v in cells.items()}
+    places = {"index", "file", "row", "error_detail"}
+    assert not {n for n, v in row.items() if v is not None} - set(cells) - places

@@ -45,7 +45,7 @@ def live_server(models_dir: Path, **settings: Any) -> Generator[LiveServer]:
 
 
 def _wait(condition: Any) -> None:
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < give_up
         time.sleep(0.005)

@@ -3,15 +3,13 @@
 import csv
 import json
 import shutil
-import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bulk_runs import BulkRunner, bulk_runner
+from bulk_runs import BulkRunner, assert_same, bulk_runner, online
 from live_server import LiveServer
 from pictures import id_png, npy, ood_png
 from tiny_bundle import id_images, publish_tiny_bundle
@@ -39,29 +37,6 @@ def photographs(tmp_path: Path) -> Path:
     (folder / "notes.md").write_text("no input")
     (folder / ".hidden.png").write_bytes(id_png())
     return folder
-
-
-def online(server: LiveServer, body: bytes, kind: str, query: str = "") -> dict[str, Any]:
-    """The columns that /score gives one input sent alone."""
-    answer = server.client.post(f"/score{query}", content=body, headers={"Content-Type": kind})
-    if answer.status_code != 200:
-        return {"error_code": answer.json()["code"]}
-    (result,) = answer.json()["results"]
-    cells = {name: value for name, value in result.items() if name not in ("index", "detectors")}
-    for name, each in result["detectors"].items():
-        cells |= {f"{name}_score": each["score"], f"{name}_p_value": each["p_value"]}
-    return cells
-
-
-def bits(value: object) -> object:
-    return struct.pack("<d", value) if isinstance(value, float) else value
-
-
-def assert_same(row: dict[str, Any], cells: dict[str, Any]) -> None:
-    """Every column that /score speaks of, to the bit; the others are empty."""
-    assert {name: bits(row[name]) for name in cells} == {n: bits(v) for n, v in cells.items()}
-    places = {"index", "file", "row", "error_detail"}
-    assert not {n for n, v in row.items() if v is not None} - set(cells) - places
 
 
 def test_images_score_as_online_to_the_bit(
