@@ -30,6 +30,8 @@ from training.active.study import (
     run_arm,
 )
 from training.data import ImageSet
+from training.data.derived import mixup
+from training.evaluation.metrics import auroc
 
 RECIPE: dict[str, Any] = {
     "backbone": "lenet",
@@ -278,3 +280,58 @@ def test_shipped_studies_are_whole(name: str) -> None:
 def test_an_unknown_study_is_refused() -> None:
     with pytest.raises(ValueError, match="no study 'x'; choose of"):
         load_active_study("x")
+
+
+def stripes(count: int, seed: int) -> ImageSet:
+    """No digits: diagonal stripes of some width and phase."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:28, :28]
+    width, phase = rng.uniform(1.5, 2.5, (count, 1, 1)), rng.uniform(0, 6, (count, 1, 1))
+    images = ((np.sin((rows + columns) / width + phase) > 0) * 255).astype(np.uint8)
+    return unlabelled(images[..., None])
+
+
+def unlabelled(images: Any) -> ImageSet:
+    names = tuple(map(str, range(10)))
+    return ImageSet("x", np.ascontiguousarray(images), np.full(len(images), -1), names, "made")
+
+
+def test_known_ood_unknown_ood_and_ambiguous_id_are_three_things() -> None:
+    """On a trained network: stripes were rejected, noise was never met, blends are between digits.
+
+    Both kinds of OOD are told from ID; only the one that nobody met is new.  A blend is what the
+    softmax is unsure of; that it is ID a density of features does not know.
+    """
+    pixels, labels = digits()
+    rng = np.random.default_rng(0)
+    known = replace(unlabelled(pixels[:1000]), labels=labels[:1000])
+    recipe = Recipe.model_validate(
+        RECIPE | {"backbone_options": {"width": 4, "pool": 4}, "lr": 0.003, "steps": 150}
+    )
+    network = studies.trained_network(recipe, SPEC, known, None, None, 0)
+    knowledge = Knowledge.of(
+        network.classifier,
+        network.features(known),
+        torch.from_numpy(known.labels),
+        network.features(stripes(60, 1)),
+    )
+    more_id = network.features(unlabelled(pixels[1000:1400]))
+    family = network.features(stripes(100, 2))
+    noise = rng.integers(0, 256, (100, 28, 28, 1), dtype=np.uint8)
+    unseen = network.features(unlabelled(noise))
+    blends = network.features(unlabelled(mixup(pixels[1000:1200], labels[1000:1200], rng)))
+
+    def area(score: Any, features: Features) -> float:
+        return auroc(score(more_id), score(features))
+
+    def entropy(features: Features) -> Any:
+        logarithms = features.logits.double().log_softmax(1)
+        return -(logarithms.exp() * logarithms).sum(1).numpy()
+
+    assert area(knowledge.ood_score, family) > 0.95
+    assert area(knowledge.ood_score, unseen) > 0.95
+    assert area(knowledge.epistemic_score, family) < 0.35
+    assert area(knowledge.epistemic_score, unseen) > area(knowledge.epistemic_score, family) + 0.3
+    assert area(lambda f: -knowledge.id_probability(f), family) > 0.95
+    assert area(entropy, blends) > 0.75
+    assert area(lambda f: -knowledge.id_probability(f), blends) < 0.75
