@@ -21,7 +21,7 @@ from service.logs import fields
 logger = logging.getLogger(__name__)
 
 # answers are taken in together: one by one numpy's calls would cost more than the sums
-_TOGETHER = 512
+_TOGETHER = 256  # more of them leave the cache and cost twice as much
 _SAVE_EVERY_SECONDS = 10.0
 # so many versions that are not watched any more keep their evidence
 _PUT_ASIDE = 32
