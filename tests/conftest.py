@@ -1,10 +1,14 @@
 """Fixtures shared by all tests.  `tiny_bundle` builds the bundle; see there."""
 
+import logging
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from tiny_bundle import publish_tiny_bundle
+
+from service.logs import JsonFormatter
 
 
 @pytest.fixture(autouse=True)
@@ -13,6 +17,16 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("OODSCORE_") and name != "OODSCORE_DATA":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Generator[None]:
+    """A command run in this process leaves no handler behind on a stream that is closed."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.handlers[:] = [h for h in root.handlers if not isinstance(h.formatter, JsonFormatter)]
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
