@@ -64,6 +64,8 @@ bench: $(DEV) ## measure; writes JSON under benchmarks/results/
 	.venv/bin/python -m benchmarks.combined_study --config fashion_mnist --seeds 0,1,2
 	.venv/bin/python -m benchmarks.combined_tables
 	.venv/bin/python -m benchmarks.bundle_tables
+	.venv/bin/python -m benchmarks.fit_cost
+	.venv/bin/python -m benchmarks.fit_tables
 	.venv/bin/python -m benchmarks.drift_detection
 	.venv/bin/python -m benchmarks.drift_cost
 	.venv/bin/python -m benchmarks.drift_tables
