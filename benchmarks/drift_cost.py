@@ -25,11 +25,11 @@ from PIL import Image
 
 from benchmarks.drift.scores import test_images
 from benchmarks.environment import environment
-from benchmarks.prices.timing import FEWEST_PAIRS, Ratio, median_interval
 from benchmarks.text_throughput import Used
 from service.app import create_app
 from service.runtime import Runtime
 from service.settings import Settings
+from training.evaluation.timing import FEWEST_PAIRS, Ratio, median_interval
 
 RESULT = Path(__file__).parent / "results" / "drift_cost.json"
 MODELS = Path("models")

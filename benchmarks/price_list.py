@@ -16,9 +16,9 @@ from benchmarks.prices.measure import measure
 from benchmarks.prices.picture import draw
 from benchmarks.prices.records import PriceList
 from benchmarks.prices.report import page, rich_table
-from benchmarks.prices.timing import FEWEST_PAIRS, Limits
 from benchmarks.prices.workload import drawn_workload
 from training.config import load_config
+from training.evaluation.timing import FEWEST_PAIRS, Limits
 
 BATCHES = (1, 8, 32)
 SECONDS = 60.0

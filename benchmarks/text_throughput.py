@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environment import environment
-from benchmarks.prices.timing import FEWEST_PAIRS, median_interval
 from service.bundle import FORWARD, TextEncoder, pad_tokens
 from service.decision import make_plan
 from service.graphs import SessionOptions
 from service.loading import LoadedBundle
 from service.repository import open_repository
+from training.evaluation.timing import FEWEST_PAIRS, median_interval
 
 RESULT = Path(__file__).parent / "results" / "text_throughput.json"
 BATCHES = (1, 64)

@@ -8,6 +8,7 @@ import typer
 from service.bundle import BundleError
 from training.active.command import acquire
 from training.active.study import ACTIVE_STUDIES, run_active_study
+from training.advise.command import advise
 from training.benchmarks import BENCHMARKS, print_comparison, run_benchmark
 from training.combiners import EnsembleFitError
 from training.config import ConfigError, load_config
@@ -57,6 +58,7 @@ _EXPECTED = (
 
 app.command()(fit)
 app.command()(acquire)
+app.command()(advise)
 
 
 @app.command()

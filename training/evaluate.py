@@ -126,14 +126,14 @@ def evaluate_sets(
     Raises DataUnavailable when ID data or a further set is absent, ValueError on a name twice.
     """
     config = bundle.config
-    _refuse_inside(out, bundle)
+    refuse_inside(out, bundle)
     taken = sorted(set(further) & {CONTROL, TEXT_CONTROL, *config.data.test_ood})
     if taken:
         raise ValueError(f"the bundle's config already has OOD sets named {taken}; choose others")
     columns = {} if column is None else {bundle.manifest.modality: column}
     sources = {name: (source_of(given, columns),) for name, given in further.items()}
     data = config.data.model_copy(update={"test_ood": config.data.test_ood | sources})
-    roles = load_roles(data, _form(bundle), config.seed)
+    roles = load_roles(data, form_of(bundle), config.seed)
     absent = [roles.missing[name] for name in further if name in roles.missing]
     if absent:
         raise DataUnavailable("; ".join(absent))
@@ -180,7 +180,7 @@ def evaluate_corruptions(
     At most `limit` images, drawn at random; the same ones in every cell.  Raises
     DataUnavailable when test-ID is absent, ValueError when a detector scores NaN.
     """
-    _refuse_inside(out, bundle)
+    refuse_inside(out, bundle)
     if bundle.config.input is None:
         raise ValueError(f"{bundle.label} reads texts; corruptions are those of images")
     test_id = load_test_id(bundle.config.data, bundle.config.input, bundle.config.seed)
@@ -214,7 +214,7 @@ def evaluate_corruptions(
         libraries=library_versions(),
         machine=machine(),
         remarks=(
-            *_changed_set(bundle, "test_id", test_id),
+            *changed_set(bundle, "test_id", test_id),
             "This page shows a test image: mind the licence of the data before passing it on.",
         ),
     )
@@ -222,7 +222,7 @@ def evaluate_corruptions(
     return report
 
 
-def _form(bundle: Bundle) -> ImageInput | TextLoader:
+def form_of(bundle: Bundle) -> ImageInput | TextLoader:
     """How raw data become the bundle's inputs: texts by its own tokenizer."""
     spec = bundle.manifest.input
     if isinstance(spec, ImageInput) or bundle.config.text is None:
@@ -273,7 +273,8 @@ def _accuracy(outputs: Values, images: ImageSet) -> float:
     return float((outputs[LOGITS].argmax(axis=1) == images.labels).mean())
 
 
-def _refuse_inside(out: Path, bundle: Bundle) -> None:
+def refuse_inside(out: Path, bundle: Bundle) -> None:
+    """ValueError where a report would be written into the bundle."""
     if out.resolve().is_relative_to(bundle.folder.resolve()):
         raise ValueError(f"{out} lies inside the bundle; a published bundle never changes")
 
@@ -281,10 +282,11 @@ def _refuse_inside(out: Path, bundle: Bundle) -> None:
 def _changed_data(bundle: Bundle, roles: Roles) -> list[str]:
     """Remarks on ID sets that are not those the bundle was made from."""
     sets = {"dev_id": roles.dev_id, "cal_id": roles.cal_id, "test_id": roles.test_id}
-    return [line for role, part in sets.items() for line in _changed_set(bundle, role, part)]
+    return [line for role, part in sets.items() for line in changed_set(bundle, role, part)]
 
 
-def _changed_set(bundle: Bundle, role: str, part: InputSet) -> list[str]:
+def changed_set(bundle: Bundle, role: str, part: InputSet) -> list[str]:
+    """A remark where an ID set is not the one that the bundle was reported on."""
     recorded = bundle.manifest.provenance.data.get(role, "nothing recorded")
     found = part.fingerprint()
     # "10000 images, sha256 ..., origin": another copy of the same content is the same data

@@ -17,7 +17,7 @@ SCORE_PREFIX = "score/"
 
 
 # Cheapest first.
-_COSTS: tuple[Cost, ...] = ("logits", "features", "bank", "layers", "gradient", "multi_pass")
+COSTS: tuple[Cost, ...] = ("logits", "features", "bank", "layers", "gradient", "multi_pass")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def describe_ensembles(
     for ensemble in ensembles:
         assert isinstance(ensemble, Ensemble)  # noqa: S101
         parts = [found[member] for member in ensemble.members]
-        cost = _COSTS[max(_COSTS.index(part.cost) for part in parts)]
+        cost = COSTS[max(COSTS.index(part.cost) for part in parts)]
         sources = sorted({part.reference for part in parts})
         found[ensemble.name] = ScoreDescription(
             cost, ", ".join(sources), ensemble.summary(), ensemble.hyperparameters()

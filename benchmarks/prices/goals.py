@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.prices.graphs import WITHOUT_BANKS
-from benchmarks.prices.timing import Ratio
+from training.evaluation.timing import Ratio
 
 Verdict = Literal["met", "missed", "open"]
 NETWORK = "wrn_40_2"

@@ -19,9 +19,9 @@ from benchmarks.prices.graphs import (
 )
 from benchmarks.prices.memory import resident_bytes
 from benchmarks.prices.records import BatchPrice, PlainPrice, Price, PriceList
-from benchmarks.prices.timing import Limits, Timed, compare
 from benchmarks.prices.workload import Workload
 from service.onnx_session import OnnxSession
+from training.evaluation.timing import Limits, Timed, compare
 from training.progress import say, track
 
 THREADS = 1

@@ -5,8 +5,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks.prices.graphs import Kind
-from benchmarks.prices.timing import Ratio
 from service.bundle import Cost
+from training.evaluation.timing import Ratio
 
 
 class _Record(BaseModel):

@@ -5,8 +5,8 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from delong import delong_interval
 
+from training.evaluation.delong import delong_interval
 from training.evaluation.intervals import bootstrap_interval
 from training.evaluation.metrics import auroc, fpr_at_id_acceptance
 

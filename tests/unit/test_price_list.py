@@ -22,9 +22,9 @@ from benchmarks.prices.graphs import (
 from benchmarks.prices.memory import resident_bytes
 from benchmarks.prices.records import PriceList
 from benchmarks.prices.report import page
-from benchmarks.prices.timing import Limits, Ratio, compare, median_interval
 from benchmarks.prices.workload import Workload, drawn_workload
 from training.config import CombinerConfig, DetectorConfig, load_config
+from training.evaluation.timing import Limits, Ratio, compare, median_interval
 from training.export import open_network
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"

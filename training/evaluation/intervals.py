@@ -62,6 +62,18 @@ def student_interval(shares: Sequence[float], coverage: float = 0.95) -> tuple[f
     return max(0.0, mean - half), min(1.0, mean + half)
 
 
+def wilson_interval(count: int, total: int, coverage: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of the share `count` / `total`, which stays within 0..1.
+
+    Wilson 1927, JASA 22.  Raises ValueError without inputs.
+    """
+    check_share(coverage, "coverage")
+    if not 0 <= count <= total or total < 1:
+        raise ValueError(f"{count} of {total} is no share")
+    found = stats.binomtest(count, total).proportion_ci(coverage, method="wilson")
+    return float(found.low), float(found.high)
+
+
 _Draw = Callable[
     [NDArray[np.float64], NDArray[np.float64], np.random.Generator, int], NDArray[np.float64]
 ]

@@ -12,8 +12,8 @@ from training.fitting import Network
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-def open_network(path: Path, threads: int = 0, *, optimised: bool = True) -> Network:
-    """An ONNX file as a function of its inputs, on the CPU; threads 0 = all cores.
+def open_network(graph: Path | bytes, threads: int = 0, *, optimised: bool = True) -> Network:
+    """An ONNX graph as a function of its inputs, on the CPU; threads 0 = all cores.
 
     Not `optimised`: node by node, as the file says.
     """
@@ -24,7 +24,7 @@ def open_network(path: Path, threads: int = 0, *, optimised: bool = True) -> Net
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     input_name = session.get_inputs()[0].name
 

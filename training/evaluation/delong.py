@@ -1,4 +1,4 @@
-"""DeLong's interval of an AUROC: the closed form that the bootstrap is checked against."""
+"""DeLong's interval of an AUROC: for few outliers, where resampling says too much."""
 
 import math
 from statistics import NormalDist
