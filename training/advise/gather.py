@@ -103,28 +103,21 @@ def gather(bundle: Bundle, detectors: Sequence[DetectorSpec], wanted: Wanted) ->
             f"{id_inputs.origin}: {len(id_inputs)} held-out ID {id_inputs.kind}; at least "
             f"{FEWEST_ID} are needed to say anything of acceptance; name more with --id"
         )
+    given = _outliers(wanted, loader)
+    if given is not None:
+        remarks.extend(_shared(id_inputs, given))
+    captures, unlabelled = _production(wanted, loader)
     score = _scorer(bundle, detectors)
     id_set = score(id_inputs)
-    proxies = [score(part) for part in _proxies(id_inputs, id_set.predicted, loader, remarks)]
-    outliers = production = None
-    captures = False
-    if wanted.outliers is not None:
-        given = _read("outliers", wanted.outliers, loader, wanted)
-        if len(given) < _FEWEST_OUTLIERS:
-            raise ValueError(
-                f"{wanted.outliers} holds {len(given)} outlier, which says nothing; give at least "
-                f"{_FEWEST_OUTLIERS}, better 100"
-            )
-        remarks.extend(_shared(id_inputs, given))
-        outliers = score(_shuffled(given, wanted.limit))
-    if wanted.production is not None:
-        given = wanted.production
-        captures = _is_captures(Path(given))
-        if captures and isinstance(loader, TextLoader) and Path(given).is_dir():
-            given = str(Path(given) / CAPTURES)
-        production = score(_shuffled(_read("production", given, loader, wanted), wanted.limit))
-    example = id_inputs.batch(_typical(id_inputs))
-    return Gathered(id_set, tuple(proxies), outliers, production, captures, example, tuple(remarks))
+    return Gathered(
+        id_set,
+        tuple(score(part) for part in _proxies(id_inputs, id_set.predicted, loader, remarks)),
+        None if given is None else score(given),
+        None if unlabelled is None else score(unlabelled),
+        captures,
+        id_inputs.batch(_typical(id_inputs)),
+        tuple(remarks),
+    )
 
 
 def loader_of_bundle(bundle: Bundle) -> AnyLoader:
@@ -154,6 +147,29 @@ def _id_inputs(bundle: Bundle, loader: AnyLoader, wanted: Wanted, remarks: list[
             "--id"
         ) from exc
     return found
+
+
+def _outliers(wanted: Wanted, loader: AnyLoader) -> InputSet | None:
+    if wanted.outliers is None:
+        return None
+    given = _read("outliers", wanted.outliers, loader, wanted)
+    if len(given) < _FEWEST_OUTLIERS:
+        raise ValueError(
+            f"{wanted.outliers} holds {len(given)} outlier, which says nothing; give at least "
+            f"{_FEWEST_OUTLIERS}, better 100"
+        )
+    return _shuffled(given, wanted.limit)
+
+
+def _production(wanted: Wanted, loader: AnyLoader) -> tuple[bool, InputSet | None]:
+    """Whether they are captures, and the inputs."""
+    given = wanted.production
+    if given is None:
+        return False, None
+    captures = _is_captures(Path(given))
+    if captures and isinstance(loader, TextLoader) and Path(given).is_dir():
+        given = str(Path(given) / CAPTURES)
+    return captures, _shuffled(_read("production", given, loader, wanted), wanted.limit)
 
 
 def _labelled(inputs: InputSet, class_names: tuple[str, ...]) -> InputSet:
