@@ -117,7 +117,16 @@ def test_served_scores_are_those_of_torch(shop: Path, bundle: Path) -> None:
 @torch.no_grad()
 def test_served_scores_agree_with_an_independent_library(shop: Path, bundle: Path) -> None:
     """pytorch-ood, fitted on features that the plain module gives, against the bundle's graph."""
-    from pytorch_ood.detector import KNN, EnergyBased, Mahalanobis, MaxLogit, MaxSoftmax, ViM
+    from pytorch_ood.detector import (
+        GEN,
+        KNN,
+        RMD,
+        EnergyBased,
+        Mahalanobis,
+        MaxLogit,
+        MaxSoftmax,
+        ViM,
+    )
 
     plain = Sorter()
     plain.load_state_dict(load_file(shop / "sorter.safetensors"))
@@ -150,9 +159,15 @@ def test_served_scores_agree_with_an_independent_library(shop: Path, bundle: Pat
     for name, values in expected.items():
         assert relative_gap(values.numpy(), served[name]) < 1e-3, name
     np.testing.assert_allclose(-expit(-served["msp"]), MaxSoftmax.score(logits), rtol=1e-4)
+    # theirs clips probabilities to 1e-7, and takes the mean over the classes where ours sums
+    unclipped = (torch.softmax(logits, 1).min(dim=1).values > 1e-7).numpy()
+    assert unclipped.sum() > 10
+    sums = 10 * GEN.score(logits).numpy()
+    np.testing.assert_allclose(np.exp(served["gen"])[unclipped], sums[unclipped], rtol=1e-3)
     # theirs inverts the covariance as it is, ours shrinks it first: the same order
-    theirs = Mahalanobis(None).fit_features(train, labels).predict_features(query)
-    assert spearmanr(theirs, served["mahalanobis"]).statistic > 0.98
+    for name, method in (("mahalanobis", Mahalanobis), ("rmds", RMD)):
+        theirs = method(None).fit_features(train, labels).predict_features(query)
+        assert spearmanr(theirs, served[name]).statistic > 0.98, name
 
 
 def test_noise_is_told_from_digits(bundle: Path) -> None:

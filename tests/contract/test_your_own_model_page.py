@@ -18,6 +18,7 @@ from own_models import (
     write_weights,
 )
 from PIL import Image
+from scipy.special import expit
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
@@ -132,6 +133,37 @@ def test_a_text_in_three_commands(shop: Path, monkeypatch: pytest.MonkeyPatch) -
     with torch.no_grad():
         logits = own(input_ids=ids, attention_mask=(ids != 0).long()).logits.numpy()
     assert relative_gap(logits, given["logits"]) < 1e-4
+    agrees_with_an_independent_library(own, bundle, tokens, given)
+
+
+@torch.no_grad()
+def agrees_with_an_independent_library(
+    own: torch.nn.Module, bundle: Path, tokens: np.ndarray, given: dict[str, np.ndarray]
+) -> None:
+    """pytorch-ood on what the user's own network gives, against the bundle's graph.
+
+    vim is compared on images: three classes leave so little in the other directions of this
+    network that theirs, in float32, reads rounding there.
+    """
+    from pytorch_ood.detector import KNN, EnergyBased, MaxSoftmax
+
+    config = load_config(bundle.with_suffix(".toml"))
+    train = load_roles(config.data, config.form, config.seed).train_id
+
+    def features(rows: np.ndarray) -> torch.Tensor:
+        ids = torch.from_numpy(rows)
+        return own.bert(input_ids=ids, attention_mask=(ids != 0).long()).pooler_output
+
+    seen, labels, query = features(train.inputs), torch.from_numpy(train.labels), features(tokens)
+    fitted = {spec.name: spec.hyperparameters for spec in read_manifest(bundle).detectors}
+    logits = own.classifier(query)
+    knn = KNN(None, k=fitted["knn"]["neighbour"]).fit_features(seen, labels)
+    for name, values in {
+        "energy": EnergyBased.score(logits),
+        "knn": knn.predict_features(query),
+    }.items():
+        assert relative_gap(values.numpy(), given[f"score/{name}"]) < 1e-3, name
+    np.testing.assert_allclose(-expit(-given["score/msp"]), MaxSoftmax.score(logits), rtol=1e-4)
 
 
 def test_an_onnx_graph_in_one_command(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

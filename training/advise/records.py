@@ -14,10 +14,10 @@ Verdict = Literal[
 # what a verdict means; those worth their price first
 VERDICTS: dict[Verdict, str] = {
     "decides": "should decide",
-    "member": "part of the score that decides",
     "cheaper": "does as well for less",
-    "better": "catches more, at a price: on demand",
+    "better": "catches more, at a price",
     "complements": "catches what the one that decides misses",
+    "member": "part of the score that decides",
     "alike": "ranks as a cheaper one does",
     "equal": "does as well, adds nothing",
     "worse": "catches less",
