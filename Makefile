@@ -73,6 +73,7 @@ bench: $(DEV) ## measure; writes JSON under benchmarks/results/
 	.venv/bin/python -m benchmarks.service.overload
 	.venv/bin/python -m benchmarks.service.soak
 	.venv/bin/python -m benchmarks.service_tables
+	.venv/bin/python -m benchmarks.results_page
 
 bundle: $(DEV) ## train and publish models/fashion-mnist as a new version
 	.venv/bin/oodscore-train run training/configs/fashion_mnist.toml

@@ -1,7 +1,6 @@
 """What a figure was measured on."""
 
 import os
-import subprocess
 from datetime import UTC, datetime
 
 from training.export import library_versions
@@ -10,14 +9,11 @@ from training.reporting import machine
 
 def environment() -> dict[str, object]:
     """Commit, processor, cores, libraries and date, for the JSON of a benchmark."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    commit = described.stdout.strip() if described.returncode == 0 else "not a git checkout"
+    found = machine()
     return {
-        "commit": commit,
+        "commit": found.pop("commit"),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
+        "machine": found,
         "libraries": library_versions(),
         "load_average": round(os.getloadavg()[0], 2),
     }

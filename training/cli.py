@@ -7,9 +7,7 @@ import typer
 
 from service.bundle import BundleError
 from training.active.command import acquire
-from training.active.study import ACTIVE_STUDIES, run_active_study
 from training.advise.command import advise
-from training.benchmarks import BENCHMARKS, print_comparison, run_benchmark
 from training.combiners import EnsembleFitError
 from training.config import ConfigError, load_config
 from training.data import DataError, DataUnavailable
@@ -31,7 +29,7 @@ from training.generators import IMAGE_GENERATORS, TEXT_GENERATORS
 from training.optimise import CheckpointMismatch
 from training.pipeline import run as run_pipeline
 from training.progress import say
-from training.studies import STUDIES, STUDY_JSON, run_study
+from training.suite.command import benchmark
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,6 +57,7 @@ _EXPECTED = (
 app.command()(fit)
 app.command()(acquire)
 app.command()(advise)
+app.command()(benchmark)
 
 
 @app.command()
@@ -76,39 +75,6 @@ def run(
     published = run_pipeline(load_config(config), models, runs)
     if published is not None:  # torchrun's other processes have nothing to say
         typer.echo(published.path)
-
-
-@app.command()
-def benchmark(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help=f"one of: {', '.join(sorted({*BENCHMARKS, *STUDIES, *ACTIVE_STUDIES}))}"
-        ),
-    ],
-    seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
-    runs: _Runs = Path("runs"),
-    out: Annotated[Path | None, typer.Option(help="default: benchmarks/results/NAME")] = None,
-) -> None:
-    """Run a published experiment again; print our numbers beside the literature's.
-
-    Example: oodscore-train benchmark fashion-mnist --seeds 0,1,2
-    """
-    folder = out or Path("benchmarks") / "results" / name
-    try:
-        numbers = tuple(int(seed) for seed in seeds.split(","))
-    except ValueError as exc:
-        raise typer.BadParameter(f"{seeds!r} is no list of numbers", param_hint="--seeds") from exc
-    if name in ACTIVE_STUDIES:
-        run_active_study(name, numbers, folder)
-        typer.echo(folder / STUDY_JSON)
-        return
-    if name in STUDIES:
-        run_study(name, numbers, runs, folder)
-        typer.echo(folder / STUDY_JSON)
-        return
-    print_comparison(run_benchmark(name, numbers, runs, folder))
-    typer.echo(folder / "report.html")
 
 
 @app.command()

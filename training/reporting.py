@@ -2,7 +2,10 @@
 
 import os
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -189,7 +192,27 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}",
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "commit": _commit(),
     }
+
+
+@cache
+def _commit() -> str:
+    """Of the checkout this code stands in; a change that is not committed shows as -dirty."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return "unknown: no checkout"
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=10"],  # noqa: S607
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return "unknown: no git"
+    return described.stdout.strip() or "unknown: no commit"
 
 
 def _processor() -> str:

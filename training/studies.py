@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.bundle import threshold_at
 from training.config import RunConfig
 from training.config_checks import check_config
-from training.data import InputSet, Roles, load_roles
+from training.data import DataUnavailable, InputSet, Roles, load_roles
 from training.evaluation.by_class import class_thresholds, false_alarms
 from training.evaluation.metrics import evaluate_scores
 from training.evaluation.open_set import macro_f1
@@ -40,6 +40,9 @@ _TRAIN_SAMPLE = 4000  # train-ID inputs whose scores give the threshold of the o
 # name -> file of this package's configs/studies
 STUDIES: dict[str, str] = {
     "binary-head": "binary_head.toml",
+    "cifar10-open-set": "cifar10_open_set.toml",
+    "cifar10-outliers": "cifar10_outliers.toml",
+    "cifar100-outliers": "cifar100_outliers.toml",
     "dose-images": "dose_images.toml",
     "dose-texts": "dose_texts.toml",
     "imbalance": "imbalance.toml",
@@ -110,7 +113,8 @@ def run_study(name: str, seeds: tuple[int, ...], runs: Path, out: Path) -> dict[
 
 
 def measure_study(study: Study, seeds: tuple[int, ...], runs: Path, out: Path) -> dict[str, Any]:
-    """`run_study` of any study."""
+    """`run_study` of any study.  An arm whose outliers are not on this machine is left out, and
+    said; DataUnavailable where that leaves none."""
     if not seeds:
         raise ValueError("at least one seed is needed")
     unknown = sorted(set(study.measures) - set(MEASURES))
@@ -122,17 +126,24 @@ def measure_study(study: Study, seeds: tuple[int, ...], runs: Path, out: Path) -
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"arms": {}}
     found |= {"title": study.title, "libraries": library_versions(), "machine": machine()}
     known: _Known | None = None
+    lacking: dict[str, DataUnavailable] = {}
     for seed in seeds:
         for arm in study.arms:
             config = study.config(arm, seed)
-            entry = found["arms"].setdefault(arm.name, {"by_seed": {}})
-            entry["what"] = arm.what
+            before = found["arms"].get(arm.name, {"by_seed": {}})
             dumped = config.model_dump(mode="json", exclude_defaults=True)
-            before = entry["by_seed"].get(str(seed), {})
-            if before.get("config") == dumped and set(study.measures) <= set(before):
+            earlier = before["by_seed"].get(str(seed), {})
+            if earlier.get("config") == dumped and set(study.measures) <= set(earlier):
                 continue
             say(f"{arm.name}, seed {seed}")
-            known = _roles(config, seed, known)
+            try:
+                known = _roles(config, seed, known)
+            except DataUnavailable as exc:
+                lacking[arm.name] = exc
+                say(f"{arm.name}: left out, {exc}")
+                continue
+            entry = found["arms"].setdefault(arm.name, before)
+            entry["what"] = arm.what
             scorers, trained = train_and_fit(config, known.roles, runs)
             measured = _measure(config, known.roles, scorers, trained, study.limit)
             context = Measured(
@@ -148,7 +159,24 @@ def measure_study(study: Study, seeds: tuple[int, ...], runs: Path, out: Path) -
             out.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(found, indent=1) + "\n")
             gc.collect()
+    if len(lacking) == len(study.arms):
+        raise next(iter(lacking.values()))
     return found
+
+
+def study_finished(name: str, seeds: tuple[int, ...], out: Path) -> bool:
+    """Whether `out` holds every arm of today's study, measured with these seeds."""
+    path = out / STUDY_JSON
+    if not path.exists():
+        return False
+    arms, study = json.loads(path.read_text())["arms"], load_study(name)
+    for arm in study.arms:
+        for seed in seeds:
+            wanted = study.config(arm, seed).model_dump(mode="json", exclude_defaults=True)
+            measured = arms.get(arm.name, {"by_seed": {}})["by_seed"].get(str(seed), {})
+            if measured.get("config") != wanted or not set(study.measures) <= set(measured):
+                return False
+    return True
 
 
 def _roles(config: RunConfig, seed: int, known: _Known | None) -> _Known:
@@ -178,6 +206,7 @@ def _measure(
         "seconds": round(trained.seconds, 1),
         "loss": trained.losses[-1],
         "counts": roles.counts(),
+        "commit": machine()["commit"],
         "metrics": {},
         "open_set": {},
         "false_alarms": {},

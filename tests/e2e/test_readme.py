@@ -120,14 +120,24 @@ def test_every_detector_is_listed() -> None:
         assert f"`{name}`" in README
 
 
+def test_the_index_leads_to_every_page() -> None:
+    (index,) = re.findall(r"^## Documentation\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    linked = {Path(target).name for target in re.findall(r"\]\(docs/([^)#]+)", index)}
+    assert linked == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
 @pytest.mark.parametrize(
     "page",
     [
         "README.md",
+        "docs/adding-a-detector.md",
+        "docs/api-reference.md",
         "docs/http-api.md",
         "docs/deployment.md",
         "docs/backbones.md",
+        "docs/benchmarks.md",
         "docs/combined.md",
+        "docs/scores.md",
         "docs/text.md",
     ],
 )

@@ -14,9 +14,12 @@ def test_the_tables_are_those_of_the_results() -> None:
     assert filled(TEXT) == TEXT, "run python -m benchmarks.study_tables"
 
 
+def test_the_blocks_are_studies() -> None:
+    assert set(blocks()) - {"gain", "spread"} <= set(STUDIES)
+
+
 @pytest.mark.parametrize("name", sorted(STUDIES))
-def test_every_study_has_a_block_and_was_measured_as_its_file_says(name: str) -> None:
-    assert name in blocks()
+def test_every_study_was_measured_as_its_file_says(name: str) -> None:
     known = {arm.name: arm for arm in load_study(name).arms}
     for arm, seeds in arms(name).items():
         for number, seed in enumerate(seeds):

@@ -4,15 +4,19 @@ Every reader raises DataUnavailable, saying how to get the data, where it is abs
 """
 
 import gzip
+import inspect
 import io
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from service.bundle import ImageInput, to_model_pixels
+from training.data.downloads import downloads_allowed
 from training.data.image_set import ImageSet
 from training.data.input_set import DataUnavailable
 from training.data.stored_images import read_image_files
@@ -90,26 +94,43 @@ def read_folder(name: str, spec: ImageInput, *, path: str) -> ImageSet:
 
 
 def read_torchvision(
-    name: str, spec: ImageInput, *, dataset: str, root: str, split: str, download: bool = True
+    name: str,
+    spec: ImageInput,
+    *,
+    dataset: str,
+    root: str,
+    split: str,
+    download: bool = True,
+    limit: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> ImageSet:
-    """A torchvision data set by class name, downloaded to `root` when allowed."""
+    """A torchvision data set by class name, downloaded to `root` when allowed.
+
+    `limit`: so many images at most, taken evenly.  `options`: further arguments of the class.
+    """
     from torchvision import datasets  # heavy, and only this reader needs it
 
-    # torchvision has two ways to name a split
-    arguments = {"split": split} if dataset in {"SVHN", "STL10", "DTD"} else {}
-    if not arguments:
-        arguments = {"train": split == "train"}
     if not hasattr(datasets, dataset):
         raise ValueError(f"{name}: torchvision has no data set {dataset!r}")
+    kind = getattr(datasets, dataset)
+    # torchvision has two ways to name a split
+    takes_train = "train" in inspect.signature(kind).parameters
+    arguments = {"train": split == "train"} if takes_train else {"split": split}
     try:
-        data = getattr(datasets, dataset)(root=root, download=download, **arguments)
+        data = kind(
+            root=root,
+            download=download and downloads_allowed(),
+            **arguments,
+            **dict(options or {}),
+        )
     except (OSError, RuntimeError) as exc:
         raise DataUnavailable(f"{name}: torchvision {dataset} cannot be read ({exc})") from exc
-    images = np.empty((len(data), spec.height, spec.width, spec.channels), np.uint8)
-    labels = np.empty(len(data), np.int64)
-    for index in track(range(len(data)), f"reading {name}"):
-        image, labels[index] = data[index]
-        images[index] = to_model_pixels(image, spec)
+    chosen = _evenly(len(data), limit)
+    images = np.empty((len(chosen), spec.height, spec.width, spec.channels), np.uint8)
+    labels = np.empty(len(chosen), np.int64)
+    for place, index in enumerate(track(chosen.tolist(), f"reading {name}")):
+        image, labels[place] = data[index]
+        images[place] = to_model_pixels(image, spec)
     names = tuple(getattr(data, "classes", ())) or _numbered(labels)
     return ImageSet(name, images, labels, names, f"torchvision {dataset}, {split}")
 

@@ -1,0 +1,106 @@
+"""oodscore-train benchmark: one experiment, all of them, or the list."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from training.active.study import ACTIVE_STUDIES, run_active_study
+from training.benchmarks import print_comparison, run_benchmark
+from training.studies import STUDIES, STUDY_JSON, run_study
+from training.suite.catalogue import EXPERIMENTS
+from training.suite.needs import needs
+from training.suite.run import Wishes, hindrance, run_all
+
+ALL = "all"
+
+
+def benchmark(
+    name: Annotated[
+        str | None, typer.Argument(help="of --list, or all: every one that runs here")
+    ] = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="what there is, what it needs, what runs here")
+    ] = False,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="with all: those that need a GPU, too")
+    ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="with all: fetch what torchvision offers")
+    ] = False,
+    seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
+    runs: Annotated[Path, typer.Option(help="where checkpoints are kept")] = Path("runs"),
+    out: Annotated[
+        Path | None, typer.Option(help="default: benchmarks/results/NAME; of all its parent")
+    ] = None,
+) -> None:
+    """Run a published experiment again; print our numbers beside the literature's.
+
+    Example: oodscore-train benchmark fashion-mnist --seeds 0,1,2
+
+    An experiment that was cut off goes on where it stopped.
+    """
+    if show_list:
+        _print_list(Wishes(gpu, download))
+        return
+    if name is None:
+        raise typer.BadParameter(
+            f"choose of {', '.join((*EXPERIMENTS, *ACTIVE_STUDIES))}, or all", param_hint="NAME"
+        )
+    if (gpu or download) and name != ALL:
+        raise typer.BadParameter(
+            f"{name} uses a GPU and downloads by itself; leave the option out",
+            param_hint="--gpu, --download",
+        )
+    try:
+        numbers = tuple(int(seed) for seed in seeds.split(","))
+    except ValueError as exc:
+        raise typer.BadParameter(f"{seeds!r} is no list of numbers", param_hint="--seeds") from exc
+    results = Path("benchmarks") / "results"
+    if name == ALL:
+        outcome = run_all(numbers, runs, out or results, Wishes(gpu, download))
+        for each, what in outcome.items():
+            typer.echo(f"{each}: {what}")
+        return
+    folder = out or results / name
+    if name in ACTIVE_STUDIES:
+        run_active_study(name, numbers, folder)
+        typer.echo(folder / STUDY_JSON)
+        return
+    if name in STUDIES:
+        run_study(name, numbers, runs, folder)
+        typer.echo(folder / STUDY_JSON)
+        return
+    print_comparison(run_benchmark(name, numbers, runs, folder))
+    typer.echo(folder / "report.html")
+
+
+def _print_list(wishes: Wishes) -> None:
+    """To stdout; sets that are not here in words, those that are by their number."""
+    table = Table(show_lines=True)
+    for column in ("experiment", "repeats", "a seed takes", "data", "with all"):
+        table.add_column(column, overflow="fold")
+    for name, experiment in EXPERIMENTS.items():
+        found = needs(name)
+        here = sum(need.state == "here" for need in found)
+        lines = [f"{here} of {len(found)} sets are here"]
+        lines += [
+            f"{need.name}: {need.state}, {need.source}" + ("" if need.required else " (optional)")
+            for need in found
+            if need.state != "here"
+        ]
+        if experiment.before and here < len(found):
+            lines.append(f"first: {experiment.before}")
+        where = "GPU" if experiment.gpu else "CPU"
+        reason = hindrance(name, wishes)
+        table.add_row(
+            name,
+            experiment.repeats,
+            f"{experiment.minutes} min, {where}",
+            "\n".join(lines),
+            "runs" if reason is None else f"left out: {reason}",
+        )
+    console = Console(width=None if Console().is_terminal else 140)
+    console.print(table)
