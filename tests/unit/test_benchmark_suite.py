@@ -317,7 +317,7 @@ def test_the_list_says_what_each_needs(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "choose of cifar10"),
+        ([], "choose of binary-head"),
         (["mnist", "--gpu"], "leave the option out"),
         (["all", "--seeds", "a"], "is no list of numbers"),
     ],
