@@ -68,9 +68,20 @@ def _workload(found: Mapping[str, Any]) -> str:
                     f"{load['p50_milliseconds']:.0f}",
                     f"{load['p99_milliseconds']:.0f}",
                     f"{contender['resident_mib']:.0f}",
+                    f"{contender['ready_seconds']:.1f}",
                 ]
             )
-    header = ["", "at once", "CPU ms", "of bare", "requests/s", "p50 ms", "p99 ms", "MiB"]
+    header = [
+        "",
+        "at once",
+        "CPU ms",
+        "of bare",
+        "requests/s",
+        "p50 ms",
+        "p99 ms",
+        "MiB",
+        "ready s",
+    ]
     left_out = "".join(
         f"\n{CONTENDERS[name].title}: no figures, {why}.\n"
         for name, why in found["failures"].items()

@@ -3,6 +3,7 @@
 import http.client
 import logging
 import re
+import socket
 from collections.abc import Generator
 from pathlib import Path
 
@@ -109,6 +110,17 @@ def test_the_answer_comes_before_the_body_and_the_connection_goes_on(
     assert answer.status == 200
     assert answer.read().startswith(b"{")
     connection.close()
+
+
+def test_who_waits_for_a_hundred_keeps_a_connection_that_works(full: LiveServer) -> None:
+    """It need not send the body it announced; the next request is no part of that."""
+    address = ("127.0.0.1", int(full.url.rpartition(":")[2]))
+    head = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n"
+    with socket.create_connection(address, timeout=20) as connection:
+        connection.sendall(head + b"Expect: 100-continue\r\n\r\n")
+        answer = connection.recv(65536)
+        assert answer.startswith((b"HTTP/1.1 100", b"HTTP/1.1 429"))
+    assert full.client.get("/readyz").status_code == 200
 
 
 def test_a_body_larger_than_any_is_refused_for_that(full: LiveServer) -> None:
