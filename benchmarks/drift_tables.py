@@ -91,7 +91,11 @@ def _cost(found: dict[str, Any]) -> str:
     def ratio(values: dict[str, float]) -> str:
         return f"{values['median']:.3f} [{values['low']:.3f}, {values['high']:.3f}]"
 
-    return table(
+    alone = (
+        f"The tracker by itself takes {found['tracker_microseconds_an_input']:.1f} microseconds of "
+        f"processor time an input with {found['detectors']} scores.\n\n"
+    )
+    return alone + table(
         ["a request", "ms of processor, on", "off", "processor, on / off", "throughput, on / off"],
         [
             [
