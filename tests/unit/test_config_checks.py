@@ -81,7 +81,7 @@ def module(factory: str = "Signed") -> dict[str, Any]:
 
 
 # These need a file, a folder or a name.
-OF_FILES = {"graph", "hf_classifier", "hf_encoder", "module", "onnx", "torchvision"}
+OF_FILES = {"graph", "hf_classifier", "hf_encoder", "module", "onnx", "timm", "torchvision"}
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in CONFIGS.glob("*.toml")))
