@@ -54,7 +54,7 @@ from training.evaluation.records import Report
 from training.evaluation.report import write_report
 from training.evaluation.tables import Scores
 from training.export import library_versions, open_network
-from training.fitting import BATCH, SIDE_BATCH, Network
+from training.fitting import BATCH, SIDE_BATCH, Network, batch_rows
 from training.pipeline import score_roles
 from training.progress import say, track
 from training.reporting import build_report, collect_latents, machine
@@ -89,7 +89,7 @@ class Bundle:
         found: Values = {}
         for graph, network in self.networks.items():
             seen = pixels if graph == FORWARD else pixels[: self.config.several_passes_limit]
-            batch = BATCH if graph == FORWARD else SIDE_BATCH
+            batch = batch_rows(pixels.shape[1:], BATCH if graph == FORWARD else SIDE_BATCH)
             parts = [network(seen[start : start + batch]) for start in range(0, len(seen), batch)]
             found |= {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         scores = {spec.name: found[spec.output] for spec in self.manifest.detectors}

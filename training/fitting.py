@@ -1,5 +1,6 @@
 """Fit every detector in one streaming pass, then the ensembles on held-out ID scores."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,7 @@ def fit_detectors(
 
 def _outputs_of(classifier: Classifier, data: InputSet) -> Iterator[tuple[Outputs, Tensor]]:
     device = classifier.device
-    batch = _batch_of(data)
+    batch = batch_rows(data.inputs.shape[1:])
     for start in track(range(0, len(data), batch), f"fitting detectors on {data.name}"):
         part = slice(start, start + batch)
         inputs = torch.from_numpy(data.batch(part)).to(device)
@@ -191,10 +192,9 @@ def score_side(network: Network, data: InputSet, limit: int | None) -> SetScores
     return score_set(network, data, limit, batch=SIDE_BATCH)
 
 
-def _batch_of(data: InputSet, most: int = BATCH) -> int:
-    """As many inputs as the layers of a network hold at a time in moderate memory."""
-    values = int(np.prod(data.inputs.shape[1:]))
-    return max(1, min(most, _BATCH_VALUES // values))
+def batch_rows(shape: Sequence[int], most: int = BATCH) -> int:
+    """As many inputs of that shape as the layers of a network hold in moderate memory."""
+    return max(1, min(most, _BATCH_VALUES // math.prod(shape)))
 
 
 def score_set(
@@ -204,7 +204,7 @@ def score_set(
     if limit is not None and len(data) > limit:
         kept = np.linspace(0, len(data) - 1, limit).astype(np.int64)
         data = data.take(kept, data.name)
-    batch = _batch_of(data, batch)
+    batch = batch_rows(data.inputs.shape[1:], batch)
     parts = [
         network(data.batch(slice(start, start + batch)))
         for start in track(range(0, len(data), batch), f"scoring {data.name}")
