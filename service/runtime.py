@@ -216,6 +216,11 @@ class Runtime:
                     # the answer stands, whatever keeps it from being counted or captured
                     logger.exception("an answer was given and not counted")
         deliver(jobs)
+        if self.drift is not None:
+            try:
+                self.drift.catch_up()
+            except Exception:
+                logger.exception("answers were not tracked for drift")
 
     def _count(self, bundle: LoadedBundle, scored: Scored) -> None:
         for stage, seconds in scored.stage_seconds.items():

@@ -90,14 +90,17 @@ class DriftTracker:
             self._save()
 
     def add(self, name: str, version: str, verdicts: Sequence[Verdict]) -> None:
-        """Answers of one request, of a version that is watched.  Worker threads only."""
+        """Answers of one request, of a version that is watched.  Next to free."""
         if not verdicts:
             return
         with self._waiting_lock:
             self._waiting.append(((name, version), self._clock(), verdicts))
             self._waiting_count += len(verdicts)
-            enough = self._waiting_count >= _TOGETHER
-        if enough:
+
+    def catch_up(self) -> None:
+        """Take in what was added, if it is enough to pay.  Worker threads only, where nobody waits:
+        it takes milliseconds."""
+        if self._waiting_count >= _TOGETHER:
             with self._lock:
                 self._take_in()
 

@@ -145,6 +145,7 @@ def test_what_is_held_does_not_grow(bundle: tuple[Manifest, Mapping[str, Any]]) 
     tracker = tracker_of(bundle, Clock())
     for seed in range(8):
         tracker.add("tiny", "1", drawn(bundle, 1000, seed))
+        tracker.catch_up()
         assert tracker._waiting == []
     report = only(tracker.reports())
     assert {d.window.size for d in report.detectors if d.window} == {500}
@@ -196,11 +197,14 @@ def test_state_is_written_now_and_then_and_at_the_end(
     clock, file = Clock(), tmp_path / "drift.json"
     tracker = tracker_of(bundle, clock, file)
     tracker.add("tiny", "1", drawn(bundle, 600, 0))
+    tracker.catch_up()
     assert not file.exists()
     clock.now += 11
     tracker.add("tiny", "1", drawn(bundle, 600, 1))
+    tracker.catch_up()
     assert read_state(file)["tiny/1"].detectors["msp"].inputs == 1200
     tracker.add("tiny", "1", drawn(bundle, 5, 2))
+    tracker.catch_up()  # too few to be worth it
     tracker.close()
     assert read_state(file)["tiny/1"].detectors["msp"].inputs == 1205
     assert [path.name for path in tmp_path.iterdir()] == ["drift.json"]
