@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
