@@ -204,19 +204,19 @@ class Runtime:
             model.releases[batch.reason].inc()
 
     def _jobs_ended(self, jobs: Sequence[Job]) -> None:
-        """In a worker thread."""
-        for job in jobs:
-            if job.failure is None and not job.abandoned:
-                try:
-                    self._count(job.asked.bundle, job.scored)
-                    if self.captures is not None:
-                        asked = job.asked
-                        self.captures.offer(asked.bundle.manifest, asked.inputs, job.scored.answers)
-                except Exception:
-                    # the answer stands, whatever keeps it from being counted or captured
-                    logger.exception("an answer was given and not counted")
+        """In a worker thread; those that were abandoned may end in the event loop's."""
+        answered = [job for job in jobs if job.failure is None and not job.abandoned]
+        for job in answered:
+            try:
+                self._count(job.asked.bundle, job.scored)
+                if self.captures is not None:
+                    asked = job.asked
+                    self.captures.offer(asked.bundle.manifest, asked.inputs, job.scored.answers)
+            except Exception:
+                # the answer stands, whatever keeps it from being counted or captured
+                logger.exception("an answer was given and not counted")
         deliver(jobs)
-        if self.drift is not None:
+        if answered and self.drift is not None:
             try:
                 self.drift.catch_up()
             except Exception:
