@@ -25,7 +25,7 @@ SCRIPTS = {
 (TEXTS,) = (block.splitlines() for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL))
 PROGRAMS = {"oodscore": "service.cli", "oodscore-train": "training.cli"}
 TEXTS_A_CLASS = 30
-LIMIT_MB = 4000  # of the whole process, with two threads; torch and onnxruntime alone take about 900
+LIMIT_MB = 4000  # of the whole process with two threads; torch and onnxruntime alone: 900
 
 pytestmark = pytest.mark.slow
 
