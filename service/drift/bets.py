@@ -12,6 +12,7 @@ arXiv:2203.03532, section 2.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,11 @@ class Bets:
             exceeded = np.arange(len(ranks) + 1) > ranks.index(rank)
             payoffs[row] = np.where(exceeded, bet / most, (1 - bet) / (1 - most))
         return cls(sorted_scores[[size - 1 - rank for rank in ranks]], np.log(payoffs))
+
+    @cached_property
+    def payoffs(self) -> NDArray[np.float64]:
+        """(k, l + 1)."""
+        return np.exp(self.log_payoffs)
 
     @property
     def count(self) -> int:

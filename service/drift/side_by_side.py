@@ -34,7 +34,7 @@ def update_all(
 
 def _advance(alarms: Sequence[Sequential], scores: Array, times: Array) -> list[bool]:
     """Which of them took the inputs in; the others are as they were."""
-    payoffs = np.exp(_log_payoffs(alarms, scores))
+    payoffs = _payoffs(alarms, scores)
     size, lanes = payoffs.shape
     by_bet = (lanes // len(alarms), len(alarms))
     before = np.stack(
@@ -68,10 +68,10 @@ def _row(states: Sequence[Array]) -> Array:
     return np.stack(states, axis=1).ravel()
 
 
-def _log_payoffs(alarms: Sequence[Sequential], scores: Array) -> Array:
-    """Scores (n, d) -> logarithms of the payoffs (n, k * d)."""
+def _payoffs(alarms: Sequence[Sequential], scores: Array) -> Array:
+    """Scores (n, d) -> payoffs (n, k * d)."""
     watched = np.stack([one.bets.watched for one in alarms], axis=1)  # (l, d)
-    tables = np.stack([one.bets.log_payoffs for one in alarms], axis=1)  # (k, d, l + 1)
+    tables = np.stack([one.bets.payoffs for one in alarms], axis=1)  # (k, d, l + 1)
     exceeded = np.zeros(scores.shape, np.intp)
     for level in watched:
         exceeded += scores > level
