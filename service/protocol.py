@@ -107,8 +107,6 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _refuse_early(self) -> bool:
         """Whether the request has been answered without the application."""
-        if self.expect_100_continue:  # its body may never come, and would be missed
-            return False
         waiting = self.pipeline or (self.cycle is not None and not self.cycle.response_complete)  # pyright: ignore[reportUnnecessaryComparison]
         parser = cast(HttpRequestParser, self.parser)
         refusal = type(self).refusal

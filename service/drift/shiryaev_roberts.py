@@ -65,9 +65,8 @@ class ShiryaevRoberts:
             steps = int(over.argmax()) + 1 if over.any() else size - place
             part = slice(place, place + steps)
             self.held = path[:, steps - 1].copy()
-            self.held_times = staked_path(self.held_times, gains[:, part], times[part])[
-                :, -1
-            ].copy()
+            weighted = staked_path(self.held_times, gains[:, part], times[part])
+            self.held_times = weighted[:, -1].copy()
             place += steps
             if over.any():
                 alarms.append(Alarm(place - 1, self._since()))
