@@ -38,8 +38,8 @@ class ShiryaevRoberts:
 
     def __init__(self, bets: int, run_length: float) -> None:
         self.run_length = run_length
-        self.held = np.zeros(bets)
-        self.held_times = np.zeros(bets)
+        self.held: Array = np.zeros(bets)
+        self.held_times: Array = np.zeros(bets)
         self.resting = 0
 
     @property
@@ -60,12 +60,12 @@ class ShiryaevRoberts:
             added = np.full(size - place, 1.0)
             # a certain drift may exceed any number before the batch ends; the crossing stands
             with np.errstate(over="ignore"):
-                path = staked_path(self.held, gains[:, place:], added)
+                path: Array = staked_path(self.held, gains[:, place:], added)
                 over = path.mean(axis=0) >= self.run_length
             steps = int(over.argmax()) + 1 if over.any() else size - place
             part = slice(place, place + steps)
             self.held = path[:, steps - 1].copy()
-            weighted = staked_path(self.held_times, gains[:, part], times[part])
+            weighted: Array = staked_path(self.held_times, gains[:, part], times[part])
             self.held_times = weighted[:, -1].copy()
             place += steps
             if over.any():
