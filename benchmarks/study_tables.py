@@ -1,11 +1,12 @@
 """The tables and pictures of docs/choosing-an-objective.md:  python -m benchmarks.study_tables
 
 Out of benchmarks/results/<study>/study.json; per cent, means over seeds and, with three seeds or
-more, their 95 % Student interval.
+more, half the width of their 95 % Student interval.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from scipy import stats
 
 from benchmarks.page_blocks import fill, table
 from training.evaluation.canvas import panel_grid, save_png
-from training.evaluation.intervals import student_interval
 
 matplotlib.use("Agg")
 
@@ -121,8 +121,8 @@ def _mean(values: Sequence[float], scale: float = 100.0, digits: int = 1) -> str
     text = f"{scale * float(np.mean(values)):.{digits}f}"
     if len(values) < _ENOUGH:
         return text
-    low, high = student_interval(values)
-    return f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+    low, high = interval_of_mean(values)
+    return f"{text} ± {scale * (high - low) / 2:.{digits}f}"
 
 
 def _areas(seeds: Sequence[Mapping[str, Any]], detector: str, sets: Sequence[str]) -> list[float]:
@@ -130,6 +130,36 @@ def _areas(seeds: Sequence[Mapping[str, Any]], detector: str, sets: Sequence[str
     return [
         float(np.mean([seed["metrics"][ood][detector]["auroc"] for ood in sets])) for seed in seeds
     ]
+
+
+def _against_first(
+    runs: Runs, measures: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], Sequence[float]]]
+) -> str:
+    """Points that each arm is above the first one, same seeds: what a seed does to both goes out.
+
+    `measures`: name -> the values of an arm, seed by seed, 0..1.
+    """
+    (first, plain), *others = runs.items()
+    rows = []
+    for arm, seeds in others:
+        cells = []
+        for values in measures.values():
+            pairs = zip(values(plain), values(seeds), strict=True)
+            cells.append(_gain_cell([100 * (after - before) for before, after in pairs]))
+        rows.append([f"`{arm}`", *cells])
+    return f"\nPoints above `{first}`, same seeds:\n\n" + table(["arm", *measures], rows)
+
+
+def _gain_cell(points: Sequence[float]) -> str:
+    text = f"{np.mean(points):+.1f}"
+    if len(points) < _ENOUGH:
+        return text
+    low, high = interval_of_mean(points)
+    return f"{text} ± {(high - low) / 2:.1f}"
+
+
+def _accuracies(seeds: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [seed["accuracy"] for seed in seeds]
 
 
 def _objectives(runs: Runs) -> str:
@@ -151,6 +181,14 @@ def _objectives(runs: Runs) -> str:
         + table(header, [*rows(["mnist"]), published])
         + "\nAUROC against notMNIST:\n\n"
         + table(header, rows(["notmnist"]))
+        + _against_first(
+            runs,
+            {"accuracy": _accuracies}
+            | {
+                f"`{name}`": partial(_areas, detector=name, sets=("mnist", "notmnist"))
+                for name in DETECTORS
+            },
+        )
     )
 
 
@@ -201,15 +239,7 @@ def _imbalance(runs: Runs) -> str:
             _mean([float(np.mean(seed["recalls"][part])) for seed in seeds])
             for part in (slice(_ENDS), slice(-_ENDS, None))
         ]
-        alarms = [
-            _mean(
-                [
-                    float(np.mean(seed["false_alarms"]["mahalanobis"][kind][-_ENDS:]))
-                    for seed in seeds
-                ]
-            )
-            for kind in ("pooled", "by_class")
-        ]
+        alarms = [_mean(_alarms(seeds, kind)) for kind in ("pooled", "by_class")]
         areas = [
             _mean(_areas(seeds, detector, ("mnist", "notmnist")))
             for detector in ("msp", "energy", "gda_density")
@@ -222,7 +252,28 @@ def _imbalance(runs: Runs) -> str:
         *("AUROC `msp`", "`energy`", "`gda_density`"),
         *("false alarms on the 3 smallest, one threshold", "a threshold by class"),
     ]
-    return table(header, rows)
+    sets = ("mnist", "notmnist")
+    return table(header, rows) + _against_first(
+        runs,
+        {
+            "accuracy": _accuracies,
+            "recall, 3 smallest": lambda seeds: [_smallest(seed["recalls"]) for seed in seeds],
+            "AUROC `msp`": partial(_areas, detector="msp", sets=sets),
+            "`energy`": partial(_areas, detector="energy", sets=sets),
+            "`gda_density`": partial(_areas, detector="gda_density", sets=sets),
+            "false alarms on the 3 smallest, one threshold": partial(_alarms, kind="pooled"),
+            "a threshold by class": partial(_alarms, kind="by_class"),
+        },
+    )
+
+
+def _smallest(by_class: Sequence[float]) -> float:
+    return float(np.mean(by_class[-_ENDS:]))
+
+
+def _alarms(seeds: Sequence[Mapping[str, Any]], kind: str) -> list[float]:
+    """On the smallest classes."""
+    return [_smallest(seed["false_alarms"]["mahalanobis"][kind]) for seed in seeds]
 
 
 def _losses(runs: Runs) -> str:
@@ -342,19 +393,15 @@ def _gain() -> str:
                 before = _areas(runs[without], detector, sets)
                 after = _areas(runs[arm], detector, sets)
                 gains = [100 * (b - a) for a, b in zip(before, after, strict=True)]
-                text = f"{np.mean(gains):+.1f}"
-                if len(gains) >= _ENOUGH:
-                    low, high = difference_interval(gains)
-                    text += f" [{low:+.1f}, {high:+.1f}]"
                 each = " ".join(f"{gain:+.1f}" for gain in gains)
-                rows.append([f"{study}, `{arm}`", f"`{detector}`", text, each])
+                rows.append([f"{study}, `{arm}`", f"`{detector}`", _gain_cell(gains), each])
     if not rows:
         return _MISSING
     return table(["study, outliers", "score", "points of mean AUROC", "seed by seed"], rows)
 
 
-def difference_interval(values: Sequence[float], coverage: float = 0.95) -> tuple[float, float]:
-    """Student's interval of a mean of differences."""
+def interval_of_mean(values: Sequence[float], coverage: float = 0.95) -> tuple[float, float]:
+    """Student's interval of a mean, not cut at 0 or 1."""
     half = stats.t.ppf((1 + coverage) / 2, len(values) - 1) * stats.sem(values)
     return float(np.mean(values) - half), float(np.mean(values) + half)
 

@@ -23,7 +23,7 @@ from training.config_checks import check_config
 from training.data import DataUnavailable, InputSet, Roles, load_roles
 from training.evaluation.by_class import class_thresholds, false_alarms
 from training.evaluation.metrics import evaluate_scores
-from training.evaluation.open_set import macro_f1
+from training.evaluation.open_set import best_macro_f1, macro_f1
 from training.export import library_versions
 from training.fitting import SIDE_BATCH, SetScores, score_set, torch_network
 from training.measures import MEASURES, Measured
@@ -242,6 +242,9 @@ def _measure(
                 )
                 for source, threshold in thresholds.items()
             }
+            f1[detector]["best"] = best_macro_f1(
+                labels, predictions, id_scores, ood.logits.argmax(1), scores, classes
+            )
     return found
 
 

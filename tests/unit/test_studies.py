@@ -12,7 +12,7 @@ from training import studies
 from training.config_checks import check_config
 from training.data.roles import long_tailed
 from training.evaluation.by_class import class_thresholds, false_alarms
-from training.evaluation.open_set import macro_f1
+from training.evaluation.open_set import best_macro_f1, macro_f1
 from training.studies import METRICS, STUDIES, Study, load_study, measure_study, merged
 
 
@@ -132,6 +132,25 @@ def test_macro_f1_against_scikit_learn() -> None:
     expected = f1_score(wanted, given, average="macro", labels=range(6), zero_division=0)
     found = macro_f1(labels, predictions, rejected, ood_predictions, ood_rejected, 5)
     assert found == pytest.approx(expected)
+
+
+def test_the_best_macro_f1_is_that_of_a_search_over_all_thresholds() -> None:
+    rng = np.random.default_rng(1)
+    labels, predictions = rng.integers(0, 5, 200), rng.integers(0, 5, 200)
+    predictions[:170] = labels[:170]
+    scores, ood_predictions = rng.normal(0, 1, 200), rng.integers(0, 5, 120)
+    ood_scores = rng.normal(2.5, 1, 120)
+    given = (labels, predictions, scores, ood_predictions, ood_scores, 5)
+    wanted = np.concatenate([labels, np.full(120, 5)])
+    found = []
+    for threshold in np.sort(scores):
+        unknown = np.concatenate([scores, ood_scores]) > threshold
+        answers = np.where(unknown, 5, np.concatenate([predictions, ood_predictions]))
+        found.append(f1_score(wanted, answers, average="macro", labels=range(6)))
+    assert best_macro_f1(*given) == pytest.approx(max(found), abs=0.01)
+    # perfect scores: nothing needs to be rejected wrongly
+    perfect = best_macro_f1(labels, labels, scores, ood_predictions, ood_scores + 100, 5)
+    assert perfect == 1.0
 
 
 def test_a_rare_class_without_enough_scores_gets_the_pooled_threshold() -> None:

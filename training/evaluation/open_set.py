@@ -27,3 +27,28 @@ def macro_f1(
         all_of_it = int((wanted == c).sum()) + int((given == c).sum())
         scores.append(2 * hits / all_of_it if all_of_it else 0.0)
     return float(np.mean(scores))
+
+
+def best_macro_f1(
+    id_labels: NDArray[np.int64],
+    id_predictions: NDArray[np.int64],
+    id_scores: NDArray[np.floating],
+    ood_predictions: NDArray[np.int64],
+    ood_scores: NDArray[np.floating],
+    classes: int,
+) -> float:
+    """`macro_f1` at the threshold that is best on these very inputs, of those that reject 0 to
+    20 % of ID in steps of half a point: what no threshold fixed beforehand can be above by more
+    than a step.  To be read beside published figures that were made so, never as a result."""
+    thresholds = np.quantile(id_scores, np.linspace(0.8, 1.0, 41))
+    return max(
+        macro_f1(
+            id_labels,
+            id_predictions,
+            id_scores > threshold,
+            ood_predictions,
+            ood_scores > threshold,
+            classes,
+        )
+        for threshold in thresholds
+    )
