@@ -1,9 +1,11 @@
 """The sequential alarms of many detectors at once: what each would do alone, for a fraction of it.
 
-Step by step over the inputs, all bets of all detectors beside each other: a row of numbers costs
-hardly more than one of them.  Whoever rests, or gives an alarm on the way, goes alone.
+What a bet holds passes a row of inputs as it would pass one linear function, so whole blocks of
+inputs are worked off at once: what it held before is multiplied by all payoffs of the block, what
+came in at an input by those from there on.  Within a block nothing is seen; a bound tells of whom
+an alarm there is out of the question.  All others, and who rests, go alone, input by input.
 
-Rows are laid out bet by bet, the d detectors of each beside each other: (n, k * d).
+Rows are laid out detector by detector, the k bets of each beside each other: (n, d * k).
 """
 
 from collections.abc import Sequence
@@ -15,6 +17,8 @@ from service.drift.martingale import SIGNIFICANCE, unspent
 from service.drift.sequential import Sequential
 
 Array = NDArray[np.float64]
+# longer blocks cost no less, and leave more to be gone through alone
+_BLOCK = 16
 
 
 def update_all(
@@ -34,65 +38,69 @@ def update_all(
 
 def _advance(alarms: Sequence[Sequential], scores: Array, times: Array) -> list[bool]:
     """Which of them took the inputs in; the others are as they were."""
-    payoffs = _payoffs(alarms, scores)
-    size, lanes = payoffs.shape
-    by_bet = (lanes // len(alarms), len(alarms))
-    before = np.stack(
-        [
-            _row([one.change.held for one in alarms]),
-            _row([one.change.held_times for one in alarms]),
-            _row([one.martingale.stakes for one in alarms]),
-        ]
-    )
-    kept = _unspent([one.martingale.inputs for one in alarms], size + 1)
-    added = np.empty((size, *before.shape))
-    added[:, 0] = 1
-    added[:, 1] = times[:, None]
-    added[:, 2] = np.tile((kept[:-1] - kept[1:]) / by_bet[0], (1, by_bet[0]))
-    # a certain drift may exceed any number before the batch ends; the crossing stands anyway
-    with np.errstate(over="ignore"):
-        path = _stakes(before, payoffs, added)
-        held, _, stakes = (path[:, row].reshape(size, *by_bet) for row in range(3))
-        levels = np.array([one.change.run_length for one in alarms])
-        loud = (held.mean(axis=1) >= levels).any(axis=0)
-        loud |= (stakes.sum(axis=1) + kept[1:] >= 1 / SIGNIFICANCE).any(axis=0)
-    ends = path[-1].reshape(3, *by_bet)
-    for place, one in enumerate(alarms):
-        if not loud[place]:
-            one.move_on(size, *ends[:, :, place].copy())
-    return (~loud).tolist()
-
-
-def _row(states: Sequence[Array]) -> Array:
-    """(k,) of each of d detectors -> (k * d,)."""
-    return np.stack(states, axis=1).ravel()
+    size, bets = len(scores), alarms[0].bets.count
+    kept = _unspent(alarms, size + 1)
+    payoffs = _in_blocks(_payoffs(alarms, scores), 1)
+    most_grown = np.maximum(payoffs, 1).prod(axis=1)
+    for place in reversed(range(_BLOCK - 1)):  # of each input, and of all after it in its block
+        payoffs[:, place] *= payoffs[:, place + 1]
+    gained = _gained(payoffs, times, (kept[:-1] - kept[1:]) / bets)
+    path = np.empty((len(payoffs) + 1, *gained.shape[1:]))  # (blocks + 1, 3, d * k)
+    path[0] = [
+        np.concatenate([one.change.held for one in alarms]),
+        np.concatenate([one.change.held_times for one in alarms]),
+        np.concatenate([one.martingale.stakes for one in alarms]),
+    ]
+    for before, after, grown, more in zip(path, path[1:], payoffs[:, 0], gained, strict=False):
+        np.multiply(before, grown, out=after)
+        after += more
+    held, stakes = path[:-1, 0] + _BLOCK, path[:-1, 2] + (kept[0] - kept[-1]).max() / bets
+    by_detector = (len(payoffs), len(alarms), bets)
+    means = (held * most_grown).reshape(by_detector).mean(axis=2)
+    capitals = (stakes * most_grown).reshape(by_detector).sum(axis=2) + kept[0]
+    levels = np.array([one.change.run_length for one in alarms])
+    quiet = ((means < levels) & (capitals < 1 / SIGNIFICANCE)).all(axis=0)
+    ends = path[-1].reshape(3, len(alarms), bets)
+    for place in np.flatnonzero(quiet):
+        alarms[place].move_on(size, *ends[:, place].copy())
+    return quiet.tolist()
 
 
 def _payoffs(alarms: Sequence[Sequential], scores: Array) -> Array:
-    """Scores (n, d) -> payoffs (n, k * d)."""
+    """Scores (n, d) -> payoffs (n, d * k)."""
     watched = np.stack([one.bets.watched for one in alarms], axis=1)  # (l, d)
-    tables = np.stack([one.bets.payoffs for one in alarms], axis=1)  # (k, d, l + 1)
+    rows = np.concatenate([one.bets.payoffs.T for one in alarms])  # (d * (l + 1), k)
     exceeded = np.zeros(scores.shape, np.intp)
     for level in watched:
         exceeded += scores > level
-    places = exceeded + np.arange(len(alarms)) * tables.shape[2]
-    found = np.empty((len(scores), *tables.shape[:2]))
-    for bet, table in enumerate(tables):
-        found[:, bet] = table.ravel().take(places)
-    return found.reshape(len(scores), -1)
+    exceeded += np.arange(len(alarms)) * (len(watched) + 1)
+    return rows.take(exceeded, axis=0).reshape(len(scores), -1)
 
 
-def _unspent(counts: Sequence[int], size: int) -> Array:
-    """What each martingale has not put on any bet, after so many inputs and more (size, d)."""
+def _unspent(alarms: Sequence[Sequential], size: int) -> Array:
+    """What each martingale has not put on any bet, after so many inputs and more: (size, d)."""
+    counts = [one.martingale.inputs for one in alarms]
     by_count = {count: unspent(count, size) for count in set(counts)}
     return np.stack([by_count[count] for count in counts], axis=1)
 
 
-def _stakes(before: Array, payoffs: Array, added: Array) -> Array:
-    """Stakes (3, lanes), payoffs (n, lanes), what is added before each input (n, 3, lanes) ->
-    stakes after each, in place of what was added.
+def _gained(grown: Array, times: Array, bought: Array) -> Array:
+    """By what follows, (blocks, _BLOCK, d * k), what comes in at the inputs (n,) and goes to each
+    bet of the martingales (n, d) -> what it becomes by the end of each block (blocks, 3, d * k).
     """
-    for row, more in zip(payoffs, added, strict=True):
-        np.add(before, more, out=more)
-        before = np.multiply(more, row, out=more)
-    return added
+    blocks, _, lanes = grown.shape
+    came = np.stack([np.ones_like(times), times], axis=1)
+    changes = np.empty((blocks, 3, lanes))
+    changes[:, :2] = _in_blocks(came, 0).transpose(0, 2, 1) @ grown
+    by_bet = grown.reshape(blocks, _BLOCK, bought.shape[1], -1)
+    weighted = np.einsum("bmd,bmdk->bdk", _in_blocks(bought, 0), by_bet)
+    changes[:, 2] = weighted.reshape(blocks, lanes)
+    return changes
+
+
+def _in_blocks(rows: Array, filling: float) -> Array:
+    """(n, c) -> (blocks, _BLOCK, c)."""
+    missing = -len(rows) % _BLOCK
+    if missing:
+        rows = np.concatenate([rows, np.full((missing, rows.shape[1]), float(filling))])
+    return rows.reshape(-1, _BLOCK, rows.shape[1])

@@ -30,9 +30,10 @@ class SlidingWindow:
         """Values (n,) and their times in seconds (n,), oldest first."""
         size = len(self._values)
         values, times = values[-size:], times[-size:]
-        places = (self._next + np.arange(len(values))) % size
-        self._values[places] = values
-        self._times[places] = times
+        first = min(len(values), size - self._next)  # the rest goes to the beginning of the ring
+        for ring, new in ((self._values, values), (self._times, times)):
+            ring[self._next : self._next + first] = new[:first]
+            ring[: len(new) - first] = new[first:]
         self._next = (self._next + len(values)) % size
 
     def read(self, now: float) -> tuple[NDArray[np.float64], float | None]:
