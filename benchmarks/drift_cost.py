@@ -40,7 +40,7 @@ MODEL = "fashion-mnist"
 SECONDS = 60.0
 TRIALS = 25
 # bodies of one block, so many that the tracker takes answers in at least once
-BLOCK = {"png": 520, "npy_64": 16}
+BLOCK = {"png": 260, "npy_64": 16}
 _TYPES = {"png": "image/png", "npy_64": "application/x-npy"}
 
 

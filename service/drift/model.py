@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import Manifest
-from service.decision import Verdict
+from service.drift.answers import Answers
 from service.drift.detector import DetectorDrift
 from service.drift.labels import LabelDrift
 from service.drift.reference import Reference
@@ -53,16 +52,17 @@ class ModelDrift:
                 drift.sequential.restore(state)
             self._detectors[drift.name] = drift
 
-    def add(self, verdicts: Sequence[Verdict], times: NDArray[np.float64]) -> None:
-        """Answers (n,) and when they were given, Unix seconds (n,)."""
+    def add(self, answers: Sequence[Answers]) -> None:
+        """Requests, oldest first."""
         if self._labels is not None:
-            self._labels.add([verdict.label_index for verdict in verdicts], times)
-        for names, places, scores in _columns(verdicts):
+            labels = [label for one in answers for label in one.labels]
+            self._labels.add(labels, _times(answers))
+        for names, scores, times in _columns(answers):
             detectors = [self._detectors[name] for name in names]
             for detector, column in zip(detectors, scores.T, strict=True):
-                detector.add(column, times[places])
+                detector.add(column, times)
             sequential = [detector.sequential for detector in detectors]
-            update_all(sequential, scores, times[places], self._size.inputs)
+            update_all(sequential, scores, times, self._size.inputs)
 
     def report(self, now: float) -> ModelReport:
         detectors = [drift.report(now) for drift in self._detectors.values()]
@@ -88,40 +88,25 @@ class ModelDrift:
         )
 
 
-Column = tuple[NDArray[np.int64], NDArray[np.float32]]
+Columns = tuple[tuple[str, ...], NDArray[np.float32], NDArray[np.float64]]
 
 
-def _columns(
-    verdicts: Sequence[Verdict],
-) -> list[tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.float32]]]:
-    """Detectors, the places (m,) of the answers that name them, ascending, and scores (m, d).
+def _columns(answers: Sequence[Answers]) -> list[Columns]:
+    """Detectors (d,), their scores (n, d), oldest first, and when they were given (n,).
 
-    Answers mostly name the same detectors: those stay one matrix; else each goes by itself.
+    Requests mostly ask for the same detectors: those stay one matrix; else each goes by itself.
     """
-    alike: dict[tuple[str, ...], list[int]] = {}
-    for place, verdict in enumerate(verdicts):
-        alike.setdefault(verdict.detectors.names, []).append(place)
-    matrices = [
-        (names, np.array(members), _matrix([verdicts[place] for place in members], len(names)))
-        for names, members in alike.items()
-    ]
-    if len(matrices) == 1:
-        return matrices
-    parts: dict[str, list[Column]] = {}
-    for names, places, scores in matrices:
-        for name, column in zip(names, scores.T, strict=True):
-            parts.setdefault(name, []).append((places, column))
-    return [((name,), *_in_order(some)) for name, some in parts.items()]
+    if len({one.names for one in answers}) == 1:
+        scores = np.concatenate([one.scores for one in answers])
+        return [(answers[0].names, scores, _times(answers))]
+    parts: dict[str, list[Answers]] = {}
+    for one in answers:
+        for place, name in enumerate(one.names):
+            scores = one.scores[:, place : place + 1]
+            parts.setdefault(name, []).append(one._replace(names=(name,), scores=scores))
+    return [columns for some in parts.values() for columns in _columns(some)]
 
 
-def _matrix(verdicts: Sequence[Verdict], detectors: int) -> NDArray[np.float32]:
-    """Scores (m, detectors)."""
-    numbers = chain.from_iterable(verdict.detectors.scores for verdict in verdicts)
-    return np.fromiter(numbers, np.float32, len(verdicts) * detectors).reshape(-1, detectors)
-
-
-def _in_order(parts: Sequence[Column]) -> Column:
-    """Places (m,) and scores (m, 1)."""
-    places = np.concatenate([some for some, _ in parts])
-    order = np.argsort(places)
-    return places[order], np.concatenate([scores for _, scores in parts])[order, None]
+def _times(answers: Sequence[Answers]) -> NDArray[np.float64]:
+    """(n,)."""
+    return np.repeat([one.at for one in answers], [len(one.labels) for one in answers])

@@ -61,9 +61,11 @@ def _advance(alarms: Sequence[Sequential], scores: Array, times: Array) -> list[
     levels = np.array([one.change.run_length for one in alarms])
     quiet = ((means < levels) & (capitals < 1 / SIGNIFICANCE)).all(axis=0)
     ends = path[-1].reshape(3, len(alarms), bets)
-    for place in np.flatnonzero(quiet):
-        alarms[place].move_on(size, *ends[:, place].copy())
-    return quiet.tolist()
+    done: list[bool] = quiet.tolist()
+    for place, one in enumerate(alarms):
+        if done[place]:
+            one.move_on(size, *ends[:, place].copy())
+    return done
 
 
 def _payoffs(alarms: Sequence[Sequential], scores: Array) -> Array:

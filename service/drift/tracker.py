@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from service.bundle import Manifest
 from service.decision import Verdict
+from service.drift.answers import Answers, answers_of
 from service.drift.model import ModelDrift
 from service.drift.report import Began, ModelReport
 from service.drift.state_file import ModelState, StateUnreadable, read_state, write_state
@@ -49,7 +50,7 @@ class DriftTracker:
         self._models: dict[Key, ModelDrift] = {}
         self._reports: dict[Key, ModelReport] = {}
         self._reported_at = -REPORT_EVERY_SECONDS
-        self._waiting: list[tuple[Key, float, Sequence[Verdict]]] = []
+        self._waiting: list[tuple[Key, Answers]] = []
         self._waiting_count = 0
         self._waiting_lock = threading.Lock()
         self._lock = threading.Lock()  # of everything but what waits
@@ -93,8 +94,10 @@ class DriftTracker:
         """Answers of one request, of a version that is watched.  Next to free."""
         if not verdicts:
             return
+        now, starts = self._clock(), range(0, len(verdicts), _TOGETHER)
+        pieces = [answers_of(verdicts[start : start + _TOGETHER], now) for start in starts]
         with self._waiting_lock:
-            self._waiting.append(((name, version), self._clock(), verdicts))
+            self._waiting += [((name, version), piece) for piece in pieces]
             self._waiting_count += len(verdicts)
 
     def catch_up(self) -> None:
@@ -125,17 +128,13 @@ class DriftTracker:
             waiting, self._waiting, self._waiting_count = self._waiting, [], 0
         if not waiting:
             return
-        by_model: dict[Key, list[tuple[float, Sequence[Verdict]]]] = {}
-        for key, at, verdicts in waiting:
-            by_model.setdefault(key, []).append((at, verdicts))
+        by_model: dict[Key, list[Answers]] = {}
+        for key, answers in waiting:
+            by_model.setdefault(key, []).append(answers)
         for key, answers in by_model.items():
-            if key not in self._models:  # came after the end of its version
-                continue
-            verdicts = [verdict for _, some in answers for verdict in some]
-            times = np.repeat([at for at, _ in answers], [len(some) for _, some in answers])
-            for start in range(0, len(verdicts), _TOGETHER):
-                part = slice(start, start + _TOGETHER)
-                self._models[key].add(verdicts[part], times[part])
+            if key in self._models:  # else they came after the end of its version
+                for part in _in_parts(answers):
+                    self._models[key].add(part)
         if self._clock() - self._saved_at >= _SAVE_EVERY_SECONDS:
             self._save()
 
@@ -161,3 +160,17 @@ class DriftTracker:
                 "the evidence of drift could not be kept",
                 extra=fields(file=str(path), why=str(exc)),
             )
+
+
+def _in_parts(answers: Sequence[Answers]) -> Iterator[list[Answers]]:
+    """Of _TOGETHER inputs or somewhat more; the last may have fewer."""
+    part: list[Answers] = []
+    size = 0
+    for one in answers:
+        part.append(one)
+        size += len(one.labels)
+        if size >= _TOGETHER:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
