@@ -16,13 +16,16 @@ from training.config import CombinerConfig
 from training.data import InputSet
 from training.detectors import Detector
 from training.graph_detectors import FitContext, GraphDetector
-from training.outputs import Outputs
+from training.outputs import Outputs, pooled
 from training.progress import track
 from training.scorer import LOGITS, SCORE_PREFIX, Scorer
 from training.side_scorer import Scorers, SideScorer
 
 BATCH = 256
 _BATCH_VALUES = 4_000_000  # pixels and channels, 26 images of 224 x 224 x 3
+# A processor's caches hold the maps of so many: twice as fast as 256 of them.
+_CPU_BATCH = 64
+_AVERAGED = 1024  # inputs whose averages go to the detectors together
 SIDE_BATCH = 32  # several passes at once, each with its gradients, have to fit into memory
 _SIDE_INPUTS = 200  # enough for medians, and several passes each
 
@@ -52,29 +55,62 @@ def fit_detectors(
     """One pass over un-augmented train-ID, one over training outliers where a detector reads
     them, one over dev-ID, in evaluation mode.
 
-    Memory is independent of their sizes.
+    Maps reach a detector averaged over space unless it `reads_maps`.  Memory is independent of the
+    sets' sizes.
     """
     classifier.eval()
     for detector in detectors:
         detector.prepare(classifier)
-    for outputs, labels in _outputs_of(classifier, train):
-        for detector in detectors:
-            detector.observe(outputs, labels)
+    for detector, outputs, labels in _shown(classifier, detectors, train):
+        detector.observe(outputs, labels)
     readers = [detector for detector in detectors if detector.reads_outliers]
     if outliers is not None and readers:
-        for outputs, _ in _outputs_of(classifier, outliers):
-            for detector in readers:
-                detector.observe_outliers(outputs)
-    for outputs, labels in _outputs_of(classifier, held_out):
-        for detector in detectors:
-            detector.observe_held_out(outputs, labels)
+        for detector, outputs, _ in _shown(classifier, readers, outliers):
+            detector.observe_outliers(outputs)
+    for detector, outputs, labels in _shown(classifier, detectors, held_out):
+        detector.observe_held_out(outputs, labels)
     for detector in detectors:
         detector.finish()
 
 
+def _shown(
+    classifier: Classifier, detectors: Sequence[Detector], data: InputSet
+) -> Iterator[tuple[Detector, Outputs, Tensor]]:
+    """To whom, what and its labels: maps batch by batch, averages of many batches at once."""
+    of_maps = [detector for detector in detectors if detector.reads_maps]
+    of_averages = [detector for detector in detectors if not detector.reads_maps]
+    waiting: list[tuple[Outputs, Tensor]] = []
+    for outputs, labels in _outputs_of(classifier, data):
+        for detector in of_maps:
+            yield detector, outputs, labels
+        waiting.append((_averaged(outputs), labels))
+        if sum(len(part) for _, part in waiting) >= _AVERAGED:
+            joined = _joined(waiting)
+            waiting = []
+            for detector in of_averages:
+                yield detector, *joined
+    if waiting:
+        joined = _joined(waiting)
+        for detector in of_averages:
+            yield detector, *joined
+
+
+def _averaged(outputs: Outputs) -> Outputs:
+    """With taps (B, D), which keep no larger tensor in memory."""
+    taps = {layer: pooled(tap).clone() for layer, tap in outputs.taps.items()}
+    return Outputs(taps, outputs.logits, outputs.penultimate)
+
+
+def _joined(parts: Sequence[tuple[Outputs, Tensor]]) -> tuple[Outputs, Tensor]:
+    given, labels = zip(*parts, strict=True)
+    taps = {layer: torch.cat([outputs.taps[layer] for outputs in given]) for layer in given[0].taps}
+    logits = torch.cat([outputs.logits for outputs in given])
+    return Outputs(taps, logits, given[0].penultimate), torch.cat(labels)
+
+
 def _outputs_of(classifier: Classifier, data: InputSet) -> Iterator[tuple[Outputs, Tensor]]:
     device = classifier.device
-    batch = batch_rows(data.inputs.shape[1:])
+    batch = batch_rows(data.inputs.shape[1:], _CPU_BATCH if device.type == "cpu" else BATCH)
     for start in track(range(0, len(data), batch), f"fitting detectors on {data.name}"):
         part = slice(start, start + batch)
         inputs = torch.from_numpy(data.batch(part)).to(device)

@@ -13,9 +13,10 @@ from sklearn.metrics import roc_auc_score
 from toy import CLASSES, TOY_SPEC, noise_pixels, toy_classifier, toy_pixels
 
 from training.classifier import ImageClassifier
+from training.data import ImageSet
 from training.detectors import DETECTORS, Detector, FitError, NotFitted
 from training.export import export_graph, open_network, relative_gap
-from training.fitting import torch_network
+from training.fitting import fit_detectors, torch_network
 from training.scorer import LOGITS, Scorer
 
 # Scores whose direction the literature itself gets wrong without learnt weights: FSSD assumes
@@ -43,13 +44,20 @@ def fit(detector: Detector, seed: int = 2, count: int = 400) -> Detector:
     with torch.no_grad():
         for part, part_labels in zip(pixels.split(64), labels.split(64), strict=True):
             detector.observe(toy_classifier()(part), part_labels)
-        # grey of any brightness: unlike stripes, and unlike the noise that is scored
-        grey = torch.arange(0, 256, 2, dtype=torch.uint8)[:, None, None, None].expand(-1, 12, 12, 1)
-        detector.observe_outliers(toy_classifier()(grey))
+        detector.observe_outliers(toy_classifier()(grey()))
         held_out, held_out_labels = toy_pixels(200, seed + 100)
         detector.observe_held_out(toy_classifier()(held_out), held_out_labels)
     detector.finish()
     return detector
+
+
+def grey() -> torch.Tensor:
+    """Of any brightness: unlike stripes, and unlike the noise that is scored."""
+    return torch.arange(0, 256, 2, dtype=torch.uint8)[:, None, None, None].expand(-1, 12, 12, 1)
+
+
+def as_set(pixels: torch.Tensor, labels: torch.Tensor) -> ImageSet:
+    return ImageSet("toy", pixels.numpy(), labels.numpy(), tuple("abcd"), "made here")
 
 
 @cache
@@ -127,6 +135,17 @@ def test_a_refit_forgets_the_first_fit(name: str) -> None:
     pixels = toy_pixels(20, seed=8)[0]
     for score, values in scores_of(fitted(name), pixels).items():
         torch.testing.assert_close(scores_of(refitted, pixels)[score], values)
+
+
+def test_a_fit_of_the_stream_is_that_of_the_whole_maps(name: str) -> None:
+    """A detector that needs maps and does not say `reads_maps` is found here."""
+    streamed = DETECTORS[name]()
+    outliers = as_set(grey(), torch.zeros(len(grey()), dtype=torch.int64))
+    sets = as_set(*toy_pixels(400, 2)), as_set(*toy_pixels(200, 102)), outliers
+    fit_detectors(toy_classifier(), [streamed], *sets)
+    pixels = toy_pixels(20, seed=8)[0]
+    for score, values in scores_of(fitted(name), pixels).items():
+        torch.testing.assert_close(scores_of(streamed, pixels)[score], values, rtol=1e-3, atol=1e-4)
 
 
 def test_state_round_trips(name: str) -> None:

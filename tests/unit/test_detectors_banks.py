@@ -10,7 +10,7 @@ from sklearn.neighbors import KernelDensity, NearestNeighbors
 from training.detectors import DETECTORS, FitError, vim
 from training.detectors.cop import Cop
 from training.detectors.corp import Corp
-from training.detectors.kde import Kde
+from training.detectors.kde import Kde, mean_logs
 from training.detectors.knn import Knn
 from training.detectors.nnguide import NNGuide
 from training.detectors.vim import Vim
@@ -158,6 +158,17 @@ def test_kde_chooses_the_bandwidth_that_explains_the_left_out(train: World) -> N
     # the grid's steps are a factor of 1.21 apart
     assert likelihood(chosen) > likelihood(chosen * 1.25)
     assert likelihood(chosen) > likelihood(chosen / 1.25)
+
+
+def test_kde_likelihoods_do_not_suffer_from_parts_or_underflow() -> None:
+    rng = np.random.default_rng(5)
+    distances = rng.uniform(0.5, 40, (130, 300)).astype(np.float32)
+    distances[np.arange(130), np.arange(130)] = np.inf
+    factors = -np.geomspace(0.01, 100, 9)
+    terms = distances.astype(np.float64) * factors[:, None, None]
+    expected = logsumexp(terms, axis=2).mean(axis=1)
+    found = mean_logs(torch.from_numpy(distances), torch.from_numpy(factors))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_kde_bank_is_balanced(train: World) -> None:

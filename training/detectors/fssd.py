@@ -15,9 +15,9 @@ from training.detectors.protocol import Detector, FitError
 from training.outputs import Outputs, layer_suffixes
 
 NoiseMode = Literal["pixels", "normalised"]
-_PROBE_BATCH = 100
+_PROBE_BATCH = 50
 # Maps of so many inputs and what is made of them stay in a processor's cache.
-_AT_ONCE = 16
+_AT_ONCE = 8
 _SMALLEST_DISTANCE = 1e-12
 
 
@@ -36,6 +36,7 @@ class Fssd(Detector):
     """
 
     cost = "layers"
+    reads_maps = True
     reference = "arXiv:2012.12682"
     summary = (
         "Minus the distance of the layer's features to those of pure noise, as published; "
@@ -73,17 +74,15 @@ class Fssd(Detector):
         sums: dict[str, Tensor] = {}
         for taps in self._noise_taps(classifier):
             for layer, tap in taps.items():
-                batch = tap.sum(0, dtype=torch.float64)
-                sums[layer] = sums[layer] + batch if layer in sums else batch
+                total = sums.setdefault(layer, torch.zeros_like(tap[0], dtype=torch.float64))
+                for one in tap:  # one sum stays in a processor's cache
+                    total += one
         for layer, total in sums.items():
             self.register_buffer(f"center_{layer}", (total / self.noise_count).float())
 
     def observe(self, outputs: Outputs, labels: Tensor) -> None:
-        squares = [
-            torch.cat([flat_squares(part - center) for part in tap.split(_AT_ONCE)])
-            for tap, center in self._centred(outputs)
-        ]
-        logs = _logarithms(torch.cat(squares, dim=1).sqrt())
+        distances = [_distances_in_parts(tap, center) for tap, center in self._centred(outputs)]
+        logs = _logarithms(torch.stack(distances, dim=1))
         self._moments.add(logs, labels, outputs.logits.shape[1])
 
     def finish(self) -> None:
@@ -139,6 +138,19 @@ class Fssd(Detector):
                 shape = (count, spec.channels, spec.height, spec.width)
                 values = torch.randint(0, 255, shape, generator=generator).float()
                 yield classifier.from_normalised(((values - 127.5) / 255).to(device)).taps
+
+
+def _distances_in_parts(tap: Tensor, center: Tensor) -> Tensor:
+    """What `flat_norm(tap - center)` says (B,), for streams: no graph could hold the parts."""
+    if tap.dim() == 4 and tap.is_contiguous(memory_format=torch.channels_last):
+        tap, center = tap.permute(0, 2, 3, 1), center.permute(1, 2, 0)
+    rows, point = tap.detach().flatten(1), center.flatten()
+    room = torch.empty_like(rows[:_AT_ONCE])
+    squares = [
+        torch.sub(part, point, out=room[: len(part)]).square_().sum(dim=1)
+        for part in rows.split(_AT_ONCE)
+    ]
+    return torch.cat(squares).sqrt()
 
 
 def _logarithms(distances: Tensor) -> Tensor:

@@ -53,8 +53,7 @@ class Moments:
         step = mean - self.mean
         total = self.count + count
         between = step * (self.count * count / total) ** 0.5
-        rows = torch.cat([features - mean, between[None]])
-        self.scatter.addmm_(rows.T, rows)
+        self.scatter += _scatter(torch.cat([features - mean, between[None]]))
         self.mean += step * (count / total)
         self.count = total
 
@@ -88,8 +87,7 @@ class ClassMoments:
         step = means - self._means[present]
         total = self._counts[present] + counts
         between = step * (self._counts[present] * counts / total).sqrt()[:, None]
-        rows = torch.cat([features - means[own], between])
-        self._scatter.addmm_(rows.T, rows)
+        self._scatter += _scatter(torch.cat([features - means[own], between]))
         self._means[present] += step * (counts / total)[:, None]
         self._counts[present] = total
 
@@ -126,6 +124,13 @@ class ClassMoments:
         whitening = whitening_of(regularised(covariance, shrinkage, floor))
         means = self._means if center is None else self._means - center
         return WhitenedClasses(whitening.float(), (means @ whitening.T).float())
+
+
+def _scatter(rows: Tensor) -> Tensor:
+    """Rows (B, D) -> rows^T rows (D, D).  NumPy knows that product for symmetric and computes
+    half of it; torch does not."""
+    values = rows.numpy()
+    return torch.from_numpy(values.T @ values)
 
 
 def checked_labels(labels: Tensor, classes: int) -> Tensor:
