@@ -52,7 +52,8 @@ class Batcher:
         self._workers = workers
         self._on_batch = on_batch
         self._on_ended = on_ended
-        self._changed = threading.Condition()
+        self._changed = threading.Lock()
+        self._idle: list[threading.Condition] = []  # of threads that wait; the last is woken first
         self._lanes: dict[_Key, Lane] = {}
         self._virtual_seconds = 0.0
         self._threads: list[threading.Thread] = []
@@ -84,7 +85,7 @@ class Batcher:
                 self._lanes[key] = lane
             lane.add(job)
             if lane.can_run or lane.can_prepare:  # else whoever is at work takes it next
-                self._changed.notify()
+                self._wake()
 
     def abandon(self, job: Job) -> None:
         """Its caller has gone: what no thread has taken is dropped; the rest ends by itself."""
@@ -100,7 +101,8 @@ class Batcher:
         """Waits for running batches; jobs that have not begun fail with ShuttingDown."""
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
+            while self._idle:
+                self._wake()
         for thread in self._threads:
             thread.join()
         with self._changed:
@@ -130,9 +132,15 @@ class Batcher:
         if lane.idle:
             self._lanes = {key: other for key, other in self._lanes.items() if other is not lane}
 
+    def _wake(self) -> None:
+        """Whoever fell idle last: what it needs is still in its processor's caches."""
+        if self._idle:
+            self._idle.pop().notify()
+
     def _work(self) -> None:
         reason = "idle"
-        while (taken := self._next(reason)) is not None:
+        woken = threading.Condition(self._changed)
+        while (taken := self._next(reason, woken)) is not None:
             reason = "free"
             round_, expired = taken
             self._end(expired)
@@ -140,7 +148,7 @@ class Batcher:
             # nothing of a request outlives it here
             del taken, round_, expired
 
-    def _next(self, reason: str) -> tuple[Round, list[Job]] | None:
+    def _next(self, reason: str, woken: threading.Condition) -> tuple[Round, list[Job]] | None:
         """Blocks; None at the end.  With jobs whose deadline passed while they waited."""
         expired: list[Job] = []
 
@@ -164,13 +172,14 @@ class Batcher:
                     lane = next((x for x in self._lanes.values() if x.can_prepare), None)
                 if lane is not None:
                     break
-                self._changed.wait()
+                self._idle.append(woken)
+                woken.wait()
                 reason = "idle"
             self._virtual_seconds = max(self._virtual_seconds, lane.virtual_seconds)
             round_ = lane.take(time.monotonic(), runs=runs, reason=reason, expired=too_late)
             lane.virtual_seconds += round_.work_seconds
             if any(lane.can_run or lane.can_prepare for lane in self._lanes.values()):
-                self._changed.notify()
+                self._wake()
             return round_, expired
 
     def _do(self, round_: Round) -> None:
@@ -198,7 +207,7 @@ class Batcher:
                     for slot in gone:
                         slot.job.give_up(slot)
                     lane.prepared(round_, kept)
-                    self._changed.notify()
+                    self._wake()
                 self._tidy(lane)
         if not round_.runs:
             self._end([slot.job for slot in good if slot.job.abandoned and slot.job.done])
