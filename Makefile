@@ -71,6 +71,7 @@ bench: $(DEV) ## measure; writes JSON under benchmarks/results/
 	.venv/bin/python -m benchmarks.drift_tables
 	.venv/bin/python -m benchmarks.service.compare
 	.venv/bin/python -m benchmarks.service.overload
+	.venv/bin/python -m benchmarks.service.swaps
 	.venv/bin/python -m benchmarks.service.soak
 	.venv/bin/python -m benchmarks.service_tables
 	.venv/bin/python -m benchmarks.results_page

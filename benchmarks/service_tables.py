@@ -27,6 +27,7 @@ def blocks() -> dict[str, str]:
     made["service: neighbours"] = _neighbours(workloads)
     made["service: overload"] = _overload(_read("service_overload.json"))
     made["service: decoding"] = _decoding(_read("image_decoding.json"))
+    made["service: swaps"] = _swaps(_read("service_swaps.json"))
     made["service: soak"] = _soak(_read("service_soak.json"))
     return made
 
@@ -159,6 +160,30 @@ def _decoding(found: Mapping[str, Any]) -> str:
         for by in (row["milliseconds"],)
     ]
     return table(["CPU ms an image", *names], rows)
+
+
+def _swaps(found: Mapping[str, Any]) -> str:
+    if not found:
+        return _MISSING
+    titles = {
+        "before": "a minute without",
+        "during": f"with {found['swaps']} new versions, one every {found['every_seconds']:g} s",
+        "after": "a minute without",
+    }
+    rows = [
+        [
+            title,
+            str(found[part]["answered"]),
+            str(found[part]["lost"]),
+            *(f"{found[part]['milliseconds'][key]:.0f}" for key in ("p50", "p99", "max")),
+        ]
+        for part, title in titles.items()
+    ]
+    about = (
+        f"{found['workload']}, {found['requests_per_second']:.0f} requests/s. "
+        f"Load average {_load(found)} at the end.\n\n"
+    )
+    return about + table(["", "answered", "lost", "p50 ms", "p99 ms", "max ms"], rows)
 
 
 def _soak(found: Mapping[str, Any]) -> str:

@@ -46,11 +46,14 @@ class Contender:
     def request(self, setting: Setting, body: bytes, content_type: str) -> bytes:
         return http_request(self.path(setting), *self.encode(body, content_type))
 
-    def start(self, setting: Setting, probe: bytes) -> Server:
+    def start(
+        self, setting: Setting, probe: bytes, more: Mapping[str, str] | None = None
+    ) -> Server:
+        """`more`: further environment variables."""
         port = free_port()
         command, environment, folder = self.command(setting, port)
         log = setting.logs / f"{self.name}.log"
-        return Server(command, port, environment, log, probe, folder)
+        return Server(command, port, {**environment, **(more or {})}, log, probe, folder)
 
     def version(self, setting: Setting) -> str:
         if self.name not in PACKAGES:

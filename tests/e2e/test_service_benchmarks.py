@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.service import compare, overload
+from benchmarks.service import compare, overload, swaps
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -25,3 +25,11 @@ def test_overload(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found["statuses"]) <= {"200", "429", "504"}
     assert found["statuses"]["200"] > 0
     assert found["recovery"] > 0
+
+
+def test_swaps(capsys: pytest.CaptureFixture[str]) -> None:
+    swaps.main(["--quick", "--models", str(MODELS)])
+    found = json.loads(capsys.readouterr().out)
+    for part in ("before", "during", "after"):
+        assert found[part]["lost"] == 0
+        assert found[part]["answered"] > 0
