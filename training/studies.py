@@ -40,6 +40,7 @@ _TRAIN_SAMPLE = 4000  # train-ID inputs whose scores give the threshold of the o
 # name -> file of this package's configs/studies
 STUDIES: dict[str, str] = {
     "binary-head": "binary_head.toml",
+    "cifar10-finetunes": "cifar10_finetunes.toml",
     "cifar10-open-set": "cifar10_open_set.toml",
     "cifar10-outliers": "cifar10_outliers.toml",
     "cifar100-outliers": "cifar100_outliers.toml",

@@ -28,6 +28,12 @@ EXPERIMENTS: dict[str, Experiment] = {
     "binary-head": Experiment("ours: what a binary head knows of other outliers", 10),
     "cifar10": Experiment("OpenOOD v1.5 (arXiv:2306.09301), short training", 150),
     "cifar10-densenet": Experiment("ODIN (arXiv:1706.02690)", 150, gpu=True),
+    "cifar10-finetunes": Experiment(
+        "generative outlier exposure; energy (arXiv:2010.03759), short fine-tuning",
+        20,
+        before=f"{_OUTLIERS}/cifar10.toml --generator vae --epochs 3 --count 2500 "
+        "--out $OODSCORE_OUTLIERS/things",
+    ),
     "cifar10-open-set": Experiment("VMDLS, table 2 (UAI 2022)", 180, gpu=True),
     "cifar10-outliers": Experiment(
         "generative outlier exposure; energy (arXiv:2010.03759)",
