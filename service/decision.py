@@ -117,9 +117,10 @@ class VerdictRow(Mapping[str, DetectorVerdict]):
         self.p_values = p_values
 
     def __getitem__(self, name: str) -> DetectorVerdict:
-        if name not in self.names:
-            raise KeyError(name)
-        place = self.names.index(name)
+        try:
+            place = self.names.index(name)
+        except ValueError:
+            raise KeyError(name) from None
         score, threshold = self.scores[place], self.thresholds[place]
         return DetectorVerdict(
             score, threshold, self.p_values[place], "OOD" if score > threshold else "ID"

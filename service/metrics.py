@@ -1,6 +1,7 @@
 """Every metric family, prefix `oodscore_`.  Labels are bounded: names come from bundles,
 routes and error tables, never from a request."""
 
+import collections
 import threading
 import time
 import weakref
@@ -21,7 +22,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from service.decision import DECILES, deciles_of, ood_up_to
+from service.decision import DECILES, Verdict, deciles_of, ood_up_to
 
 RELEASE_REASONS = ("idle", "free", "full", "alone")
 STAGES = ("queue", "decode", "preprocess", "infer")
@@ -121,11 +122,23 @@ class ModelMetrics:
         self._lock = threading.Lock()
         self._waiting: dict[tuple[str, ...], list[Sequence[float]]] = {}
 
-    def add_p_values(self, detectors: tuple[str, ...], p_values: Sequence[float]) -> None:
-        """Of one input, in the order of the detectors."""
+    def count(self, verdicts: Sequence[Verdict]) -> None:
+        """Answers of one request, of one plan."""
+        for decision, times in collections.Counter(v.deciding.decision for v in verdicts).items():
+            self.decisions[decision].inc(times)
+        for label, times in collections.Counter(v.label_index for v in verdicts).items():
+            self.labels[label].inc(times)
+        if truncated := sum(bool(v.truncated) for v in verdicts):
+            self.truncated.inc(truncated)
+        if verdicts:
+            p_values = [verdict.detectors.p_values for verdict in verdicts]
+            self.add_p_values(verdicts[0].detectors.names, p_values)
+
+    def add_p_values(self, detectors: tuple[str, ...], p_values: Sequence[Sequence[float]]) -> None:
+        """Of each input, in the order of the detectors."""
         with self._lock:
             rows = self._waiting.setdefault(detectors, [])
-            rows.append(p_values)
+            rows += p_values
             if len(rows) < _ROWS_AT_ONCE:
                 return
             del self._waiting[detectors]

@@ -29,11 +29,11 @@ from service.errors import DeadlinePassed, NotReady, Overloaded, ServiceError, S
 from service.graphs import SessionOptions
 from service.inputs import Input
 from service.loading import LoadedBundle
-from service.metrics import Metrics, ModelMetrics
+from service.metrics import Metrics
 from service.reloading import ModelsFolder, Reloader, SessionSetup, VersionState
 from service.repository import Repository
 from service.request_bodies import BodyLimits
-from service.scoring import Answer, Deadline, Scored, Scorer
+from service.scoring import Deadline, Scored, Scorer
 from service.served import ServedVersions
 from service.settings import Settings
 from service.versions import VersionPolicy
@@ -229,20 +229,12 @@ class Runtime:
         if model is None:
             return
         for answer in scored.answers:
-            self._count_answer(answer, model)
+            if isinstance(answer, ServiceError):
+                self.metrics.rejected_inputs.labels(answer.code).inc()
+        verdicts = [answer for answer in scored.answers if isinstance(answer, Verdict)]
+        model.count(verdicts)
         if self.drift is not None:
-            verdicts = [answer for answer in scored.answers if isinstance(answer, Verdict)]
             self.drift.add(bundle.name, bundle.version, verdicts)
-
-    def _count_answer(self, answer: Answer, model: ModelMetrics) -> None:
-        if isinstance(answer, ServiceError):
-            self.metrics.rejected_inputs.labels(answer.code).inc()
-            return
-        model.decisions[answer.deciding.decision].inc()
-        model.labels[answer.label_index].inc()
-        if answer.truncated:
-            model.truncated.inc()
-        model.add_p_values(answer.detectors.names, answer.detectors.p_values)
 
 
 class BodySlot:

@@ -30,8 +30,8 @@ def test_counting_in_bulk_is_counting_one_by_one() -> None:
     # on the edges of buckets too
     rows = np.concatenate([rng.random((600, 2)), [[0.0005, 1.0], [0.05, 0.1], [0.9, 0.02]]])
     for row in rows.tolist():
-        model.add_p_values(DETECTORS, row)
-    model.add_p_values(("msp",), [0.01])
+        model.add_p_values(DETECTORS, [row])
+    model.add_p_values(("msp",), [[0.01]])
     columns = {"energy": rows[:, 0], "msp": np.append(rows[:, 1], 0.01)}
     value = metrics.registry.get_sample_value
     for name, column in columns.items():
