@@ -213,7 +213,7 @@ def _open_set(runs: Runs) -> str:
             cells = [
                 " / ".join(
                     _mean([seed["open_set"][ood][detector][source] for seed in seeds], 1, 3)
-                    for source in ("train", "cal")
+                    for source in ("train", "cal", "best")
                 )
                 for ood in sets
             ]
