@@ -2,8 +2,10 @@
 
 The application on models/fashion-mnist in this process, with and without its drift tracker in turn:
 test-ID (Debian's dataset-fashion-mnist), one a request (PNG) and 64 a request (npy), blocks of both
-ways right after one another.  Each pair of blocks gives a ratio of processor time (what other
-programs take left out) and of wall time.  One process for both: each would otherwise tune its
+ways right after one another, all images in turn: the same few again and again would be a drift, and
+alarms cost more (`alarms` tells how many there were).  Each pair of blocks gives a ratio of
+processor time (what other programs take left out) and of wall time.
+One process for both: each would otherwise tune its
 batches for itself, which moves more than is measured.  Requests go straight into the application,
 without a socket, so the tracker's share is larger than a client sees; the network is the smallest
 that ships.  And the tracker by itself, without anything around it.  Prints the ratios and writes
@@ -17,6 +19,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,9 +41,11 @@ RESULT = Path(__file__).parent / "results" / "drift_cost.json"
 MODELS = Path("models")
 MODEL = "fashion-mnist"
 SECONDS = 60.0
-TRIALS = 25
-# bodies of one block, so many that the tracker takes answers in at least once
-BLOCK = {"png": 260, "npy_64": 16}
+TRIALS = 5
+# bodies of one block, so many that the tracker takes answers in once
+BLOCK = {"png": 1024, "npy_64": 16}
+# both ways take turns within a block: what the machine gives changes within seconds
+PIECES = {"png": 16, "npy_64": 1}
 _TYPES = {"png": "image/png", "npy_64": "application/x-npy"}
 
 
@@ -56,13 +61,14 @@ def npy_of(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def bodies(workload: str) -> list[bytes]:
-    """What a block sends."""
-    pictures = test_images()
-    count = BLOCK[workload]
+def blocks(workload: str) -> list[list[bytes]]:
+    """What each block sends, until every test image was sent that fills one."""
+    pictures, count = test_images(), BLOCK[workload]
     if workload == "png":
-        return [png_of(picture) for picture in pictures[:count]]
-    return [npy_of(part) for part in np.split(pictures[: 64 * count], count)]
+        sent = [png_of(picture) for picture in pictures]
+    else:
+        sent = [npy_of(pictures[start : start + 64]) for start in range(0, len(pictures), 64)]
+    return [sent[start : start + count] for start in range(0, len(sent) - count + 1, count)]
 
 
 async def post(app: Any, body: bytes, content_type: str) -> None:
@@ -101,41 +107,53 @@ async def post(app: Any, body: bytes, content_type: str) -> None:
 
 
 async def compare(app: Any, workload: str, seconds: float) -> list[tuple[Used, Used]]:
-    """Pairs of blocks (on, off), the first of the two in turn."""
+    """Each block both ways (on, off), the first of the two in turn."""
     runtime: Runtime = app.state.runtime
-    tracker, sent = runtime.drift, bodies(workload)
+    tracker, turns = runtime.drift, cycle(blocks(workload))
 
-    async def block(*, on: bool) -> Used:
+    async def piece(sent: Sequence[bytes], *, on: bool) -> Used:
         runtime.drift = tracker if on else None
         wall, processor = time.perf_counter(), time.process_time()
         for body in sent:
             await post(app, body, _TYPES[workload])
         return Used(time.perf_counter() - wall, time.process_time() - processor)
 
-    for warm_up in (True, False):
-        await block(on=warm_up)
+    async def block() -> tuple[Used, Used]:
+        used: dict[bool, list[Used]] = {True: [], False: []}
+        sent = next(turns)
+        size = len(sent) // PIECES[workload]
+        for start in range(0, len(sent), size):
+            nonlocal on_first
+            on_first = not on_first
+            for on in (on_first, not on_first):
+                used[on].append(await piece(sent[start : start + size], on=on))
+        return _sum(used[True]), _sum(used[False])
+
+    on_first = False
+    await block()  # warms up
     pairs: list[tuple[Used, Used]] = []
     deadline = time.monotonic() + seconds
     while len(pairs) < FEWEST_PAIRS or time.monotonic() < deadline:
-        if len(pairs) % 2:
-            first, second = await block(on=True), await block(on=False)
-        else:
-            second, first = await block(on=False), await block(on=True)
-        pairs.append((first, second))
+        pairs.append(await block())
     runtime.drift = tracker
     return pairs
 
 
+def _sum(pieces: Sequence[Used]) -> Used:
+    return Used(sum(used.wall for used in pieces), sum(used.processor for used in pieces))
+
+
 async def tracker_alone(app: Any) -> float:
-    """Processor microseconds an input, of taking in answers of 64: median of TRIALS times."""
+    """Processor microseconds an input, of taking in answers of 64: median of TRIALS times all."""
     runtime: Runtime = app.state.runtime
     tracker = runtime.drift
     if tracker is None:
         raise SystemExit("the tracker is off")
     kept: list[tuple[str, str, list[Verdict]]] = []
     with patch.object(tracker, "add", lambda n, v, some: kept.append((n, v, list(some)))):
-        for body in bodies("npy_64"):
-            await post(app, body, _TYPES["npy_64"])
+        for block in blocks("npy_64"):
+            for body in block:
+                await post(app, body, _TYPES["npy_64"])
     inputs = sum(len(some) for _, _, some in kept)
     times: list[float] = []
     for _ in range(TRIALS):
@@ -181,11 +199,14 @@ async def measure(seconds: float) -> dict[str, Any]:
         bundle = app.state.runtime.require_repository().get(MODEL)
         alone = await tracker_alone(app)
         found = {name: described(await compare(app, name, seconds), name) for name in BLOCK}
+        reports = app.state.runtime.drift.reports()
+        alarms = sum(one.shiryaev_roberts.alarms for each in reports for one in each.detectors)
     return {
         "environment": environment(),
         "model": f"{bundle.name}/{bundle.version}",
         "detectors": len(bundle.manifest.forward_detectors()),
         "tracker_microseconds_an_input": alone,
+        "alarms": alarms,
         **found,
     }
 

@@ -22,7 +22,10 @@ from service.logs import fields
 logger = logging.getLogger(__name__)
 
 # answers are taken in together: one by one numpy's calls would cost more than the sums
-_TOGETHER = 256  # more of them leave the cache and cost twice as much
+_TOGETHER = 256  # more at once gain nothing
+# so many have to wait: a thread that takes in leaves the next batch to another one, whose
+# processor's caches are cold, and that costs more than all sums
+_WORTH_A_THREAD = 4 * _TOGETHER
 _SAVE_EVERY_SECONDS = 10.0
 # so many versions that are not watched any more keep their evidence
 _PUT_ASIDE = 32
@@ -103,7 +106,7 @@ class DriftTracker:
     def catch_up(self) -> None:
         """Take in what was added, if it is enough to pay.  Worker threads only, where nobody waits:
         it takes milliseconds."""
-        if self._waiting_count >= _TOGETHER:
+        if self._waiting_count >= _WORTH_A_THREAD:
             with self._lock:
                 self._take_in()
 

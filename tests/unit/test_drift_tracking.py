@@ -144,7 +144,7 @@ def test_detectors_asked_for_by_turns_see_their_answers_in_order(
 def test_what_is_held_does_not_grow(bundle: tuple[Manifest, Mapping[str, Any]]) -> None:
     tracker = tracker_of(bundle, Clock())
     for seed in range(8):
-        tracker.add("tiny", "1", drawn(bundle, 1000, seed))
+        tracker.add("tiny", "1", drawn(bundle, 1100, seed))
         tracker.catch_up()
         assert tracker._waiting == []
     report = only(tracker.reports())
