@@ -22,7 +22,7 @@ from training.scorer import LOGITS, SCORE_PREFIX, Scorer
 from training.side_scorer import Scorers, SideScorer
 
 BATCH = 256
-_BATCH_VALUES = 4_000_000  # pixels and channels, 26 images of 224 x 224 x 3
+_BATCH_VALUES = 1_500_000  # pixels and channels, 9 images of 224 x 224 x 3
 # A processor's caches hold the maps of so many: twice as fast as 256 of them.
 _CPU_BATCH = 64
 _AVERAGED = 1024  # inputs whose averages go to the detectors together

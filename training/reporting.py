@@ -22,11 +22,11 @@ from training.evaluation.tables import (
     table_rows,
 )
 from training.export import library_versions
-from training.fitting import SetScores
+from training.fitting import SetScores, batch_rows
 from training.published import PUBLISHED
 from training.side_scorer import Scorers
 
-_LATENT_SAMPLES, _LATENT_BATCH = 2000, 250
+_LATENT_SAMPLES = 2000
 # A class this many times as large as another makes the difference felt.
 _IMBALANCE = 2.0
 
@@ -170,10 +170,12 @@ def collect_latents(scorers: Scorers, roles: Roles) -> Latents:
 
     def features(data: InputSet) -> np.ndarray:
         device = scorers.classifier.device
-        starts = range(0, min(len(data), _LATENT_SAMPLES), _LATENT_BATCH)
-        batches = (data.batch(slice(start, start + _LATENT_BATCH)) for start in starts)
+        size = batch_rows(data.inputs.shape[1:])
+        count = min(len(data), _LATENT_SAMPLES)
+        parts_of = (slice(start, min(start + size, count)) for start in range(0, count, size))
         parts = [
-            scorers.classifier(torch.from_numpy(part).to(device)).features.cpu() for part in batches
+            scorers.classifier(torch.from_numpy(data.batch(part)).to(device)).features.cpu()
+            for part in parts_of
         ]
         return torch.cat(parts).flatten(1).numpy()
 

@@ -43,12 +43,12 @@ from training.active.state import (
     replaced,
     take_answers,
 )
-from training.classifier import Classifier
+from training.classifier import Classifier, example_inputs
 from training.config import RunConfig, SourceConfig
 from training.data import DataError, InputSet, TextLoader, load_roles
 from training.data.loaders import ImageLoader, Loader
 from training.data.roles import load_first
-from training.fitting import BATCH
+from training.fitting import batch_rows
 from training.progress import say, track
 from training.restore import load_scorer
 
@@ -214,9 +214,10 @@ def _scored(model: Model, items: list[PoolItem], what: str) -> _Scored:
     kept: list[PoolItem] = []
     bad: list[Unreadable] = []
     parts: list[Features] = []
-    total = -(-len(items) // BATCH)
+    size = batch_rows(example_inputs(model.classifier.spec, 1).shape[1:])
+    total = -(-len(items) // size)
     device = model.classifier.device
-    for readable, rows, unreadable in track(encoded(items, model.encode, BATCH), what, total):
+    for readable, rows, unreadable in track(encoded(items, model.encode, size), what, total):
         bad += unreadable
         if not readable:
             continue

@@ -25,7 +25,7 @@ from training.classifier import Classifier
 from training.data import InputSet
 from training.detectors import DETECTORS, Detector
 from training.detectors.vectors import unit_length
-from training.fitting import BATCH
+from training.fitting import batch_rows
 from training.outputs import Outputs
 
 _INVERSE_PENALTY = 1.0
@@ -61,8 +61,9 @@ class Features:
 def features_of(classifier: Classifier, data: InputSet) -> Features:
     """Every input of a set, on the CPU."""
     parts: list[Features] = []
-    for start in range(0, len(data), BATCH):
-        inputs = torch.from_numpy(np.asarray(data.batch(slice(start, start + BATCH))))
+    size = batch_rows(data.inputs.shape[1:])
+    for start in range(0, len(data), size):
+        inputs = torch.from_numpy(np.asarray(data.batch(slice(start, start + size))))
         outputs = classifier(inputs.to(classifier.device))
         parts.append(Features(outputs.features.cpu(), outputs.logits.cpu()))
     return Features.of(parts)
