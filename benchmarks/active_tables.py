@@ -69,6 +69,19 @@ def blocks() -> dict[str, str]:
     return {BLOCK: "\n".join(f"{part.rstrip()}\n" for part in parts)}
 
 
+def summary(found: Mapping[str, Any]) -> str:
+    """What docs/results.md shows of it."""
+    runs = arms(found)
+    what = {name: arm["what"] for name, arm in found["arms"].items()}
+    parts = [
+        _about(found, runs),
+        _accuracies(runs, what),
+        "Contaminants among the inputs of each round, per cent:",
+        _contaminants(runs),
+    ]
+    return "\n".join(f"{part.rstrip()}\n" for part in parts)
+
+
 def filled(page: str) -> str:
     """The page with the block of today."""
     return fill(page, blocks(), "docs/active-learning.md")

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.active_tables import summary
 from benchmarks.page_blocks import table
 from benchmarks.results_blocks import network_block, study_block
+from training.active.study import ACTIVE_STUDIES
 from training.studies import STUDIES
 from training.suite.catalogue import EXPERIMENTS
 
@@ -78,9 +80,12 @@ def page() -> str:
     """The whole page of today's results."""
     parts = [WORDS["introduction"], _missing()]
     for name in EXPERIMENTS:
-        path = RESULTS / name / ("study.json" if name in STUDIES else "report.json")
+        studied = name in {*STUDIES, *ACTIVE_STUDIES}
+        path = RESULTS / name / ("study.json" if studied else "report.json")
         if path.exists():
             make = study_block if name in STUDIES else network_block
+            if name in ACTIVE_STUDIES:
+                make = active_block
             command = f"oodscore-train benchmark {name}"
             parts.append(_section(f"`{name}`", command, path, make(path), NOTES.get(name)))
     for folder in sorted((ROOT / "models").iterdir()):
@@ -95,6 +100,11 @@ def page() -> str:
             content = other.make(json.loads(path.read_text(encoding="utf-8")))
             parts.append(_section(other.title, other.command, path, content, None))
     return "\n".join(parts)
+
+
+def active_block(path: Path) -> str:
+    """Of an active study's study.json."""
+    return summary(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _section(title: str, command: str, path: Path, content: str, note: str | None) -> str:

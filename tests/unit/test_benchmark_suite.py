@@ -13,6 +13,7 @@ from torchvision import datasets
 from typer.testing import CliRunner
 
 from training import benchmarks
+from training.active.study import ACTIVE_STUDIES
 from training.benchmarks import BENCHMARKS, run_benchmark
 from training.cli import app
 from training.config import RunConfig, SourceConfig
@@ -26,7 +27,7 @@ from training.graph_detectors import GRAPH_DETECTORS
 from training.published import PUBLISHED, PUBLISHED_MEANS
 from training.studies import STUDIES, Study, load_study, measure_study
 from training.suite import catalogue, command, run
-from training.suite.catalogue import EXPERIMENTS, configs
+from training.suite.catalogue import EXPERIMENTS, configs, is_finished
 from training.suite.needs import needs
 from training.suite.run import Wishes, hindrance, run_all
 
@@ -44,7 +45,7 @@ def sources_of(config: RunConfig) -> list[SourceConfig]:
 
 
 def test_the_catalogue_has_every_benchmark_and_study() -> None:
-    assert list(EXPERIMENTS) == sorted(BENCHMARKS | STUDIES)
+    assert list(EXPERIMENTS) == sorted(BENCHMARKS | STUDIES | ACTIVE_STUDIES)
     assert set(PUBLISHED) <= set(BENCHMARKS)
     assert set(PUBLISHED_MEANS) <= set(STUDIES)
 
@@ -304,6 +305,13 @@ def test_a_finished_result_is_of_the_same_config_and_seeds(
     assert not benchmarks.finished("mnist", (0, 1), out)
 
 
+def test_the_recorded_active_study_is_todays_and_not_of_other_seeds() -> None:
+    recorded = DOCS.parent / "benchmarks" / "results" / "active-learning"
+    assert is_finished("active-learning", (0, 1, 2, 3, 4), recorded)
+    assert not is_finished("active-learning", (0, 5), recorded)
+    assert not is_finished("active-learning", (0,), DOCS)
+
+
 def test_the_list_says_what_each_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OODSCORE_DATA", raising=False)
@@ -317,7 +325,7 @@ def test_the_list_says_what_each_needs(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "choose of binary-head"),
+        ([], "choose of active-learning"),
         (["mnist", "--gpu"], "leave the option out"),
         (["all", "--seeds", "a"], "is no list of numbers"),
     ],

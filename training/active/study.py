@@ -95,20 +95,39 @@ def run_active_study(name: str, seeds: tuple[int, ...], out: Path) -> dict[str, 
     return measure_active_study(load_active_study(name), seeds, out)
 
 
+def active_study_finished(name: str, seeds: tuple[int, ...], out: Path) -> bool:
+    """Whether `out` holds every arm of today's study, measured with these seeds."""
+    path = out / STUDY_JSON
+    if not path.exists():
+        return False
+    arms, study = json.loads(path.read_text())["arms"], load_active_study(name)
+    return all(
+        arms.get(arm.name, {"by_seed": {}})["by_seed"].get(str(seed), {}).get("config")
+        == _config(study, arm)
+        for arm in study.arms
+        for seed in seeds
+    )
+
+
+def _config(study: Study, arm: Arm) -> dict[str, Any]:
+    """What a measured seed of an arm says that it was made of."""
+    shared = study.model_dump(mode="json", exclude={"arms"}, exclude_defaults=True)
+    return {"study": shared, "arm": arm.model_dump(mode="json", exclude={"what"})}
+
+
 def measure_active_study(study: Study, seeds: tuple[int, ...], out: Path) -> dict[str, Any]:
     """Every arm with every seed -> what study.json holds; written anew after each of them."""
     if not seeds:
         raise ValueError("at least one seed is needed")
     path = out / STUDY_JSON
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"arms": {}}
-    shared = study.model_dump(mode="json", exclude={"arms"}, exclude_defaults=True)
     world_of = worlds(study)
     for seed in seeds:
         world = None
         for arm in study.arms:
             entry = found["arms"].setdefault(arm.name, {"by_seed": {}})
             entry["what"] = arm.what
-            dumped = {"study": shared, "arm": arm.model_dump(mode="json", exclude={"what"})}
+            dumped = _config(study, arm)
             if entry["by_seed"].get(str(seed), {}).get("config") == dumped:
                 continue
             say(f"{arm.name}, seed {seed}")

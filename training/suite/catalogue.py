@@ -4,8 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.active.study import (
+    ACTIVE_STUDIES,
+    active_study_finished,
+    load_active_study,
+    run_active_study,
+)
 from training.benchmarks import benchmark_config, finished, run_benchmark
-from training.config import RunConfig
+from training.config import RunConfig, SourceConfig
 from training.studies import STUDIES, load_study, run_study, study_finished
 
 Seeds = tuple[int, ...]
@@ -25,6 +31,7 @@ class Experiment:
 _OUTLIERS = "oodscore-train outliers training/configs"
 # Times on GPUs are estimates from the number of multiplications: none of these was run here.
 EXPERIMENTS: dict[str, Experiment] = {
+    "active-learning": Experiment("ours: what to label in a contaminated pool", 5),
     "binary-head": Experiment("ours: what a binary head knows of other outliers", 10),
     "cifar10": Experiment("OpenOOD v1.5 (arXiv:2306.09301), short training", 150),
     "cifar10-densenet": Experiment("ODIN (arXiv:1706.02690)", 150, gpu=True),
@@ -92,19 +99,31 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 def configs(name: str) -> dict[str, RunConfig]:
     """Arm -> its config with seed 0; of a single network, one entry called as the experiment.
-    ValueError on an unknown name."""
+    None of an active study, whose arms are no runs.  ValueError on an unknown name."""
+    if name in ACTIVE_STUDIES:
+        return {}
     if name in STUDIES:
         study = load_study(name)
         return {arm.name: study.config(arm, 0) for arm in study.arms}
     return {name: benchmark_config(name)}
 
 
+def sets_of_active(name: str) -> dict[str, tuple[SourceConfig, ...]]:
+    """What an active study reads, all of it required."""
+    study = load_active_study(name)
+    return {"train": study.train, "contaminant": study.contaminant, "test": study.test}
+
+
 def is_finished(name: str, seeds: Seeds, out: Path) -> bool:
     """Whether `out` holds the result of exactly this."""
+    if name in ACTIVE_STUDIES:
+        return active_study_finished(name, seeds, out)
     check = study_finished if name in STUDIES else finished
     return check(name, seeds, out)
 
 
 def runner(name: str) -> Callable[[str, Seeds, Path, Path], object]:
     """What measures it: (name, seeds, runs, out)."""
+    if name in ACTIVE_STUDIES:
+        return lambda name, seeds, _, out: run_active_study(name, seeds, out)
     return run_study if name in STUDIES else run_benchmark

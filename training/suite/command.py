@@ -46,9 +46,7 @@ def benchmark(
         _print_list(Wishes(gpu, download))
         return
     if name is None:
-        raise typer.BadParameter(
-            f"choose of {', '.join((*EXPERIMENTS, *ACTIVE_STUDIES))}, or all", param_hint="NAME"
-        )
+        raise typer.BadParameter(f"choose of {', '.join(EXPERIMENTS)}, or all", param_hint="NAME")
     if (gpu or download) and name != ALL:
         raise typer.BadParameter(
             f"{name} uses a GPU and downloads by itself; leave the option out",
