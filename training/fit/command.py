@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from training.detectors import FitError
 from training.fit.build import FitRequest, describe_layers, run_config
 from training.fit.networks import ImageFlags, NetworkFlags, network_of
 from training.fit.written import write_config
@@ -104,7 +105,10 @@ def fit(
         seed=seed,
     )
     config, roles = run_config(request)
-    published = run(config, models, Path("runs"), roles)
+    try:
+        published = run(config, models, Path("runs"), roles)
+    except FitError as exc:
+        raise _with_advice(exc, [detector.name for detector in config.detectors]) from exc
     if published is None:  # another process of a group publishes
         return
     written = published.path.with_suffix(".toml")
@@ -115,6 +119,15 @@ def fit(
     )
     say(f"the config is {written}")
     typer.echo(published.path)
+
+
+def _with_advice(error: FitError, names: Sequence[str]) -> FitError:
+    """The same, and what to ask for where the message begins with the detector that failed."""
+    failed = str(error).partition(":")[0]
+    others = [name for name in names if name != failed]
+    if failed not in names or not others:
+        return error
+    return FitError(f"{error}. Without {failed}: --detectors {','.join(others)}")
 
 
 def _named(entry: str) -> tuple[str, str]:
