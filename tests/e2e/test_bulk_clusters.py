@@ -76,6 +76,7 @@ def two_ray_nodes(folder: Path) -> Generator[str]:
     finally:
         process.stdin.close()
         process.wait(60)
+        process.stdout.close()
         shutil.rmtree(place, ignore_errors=True)
 
 
