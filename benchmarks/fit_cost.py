@@ -15,7 +15,6 @@ Writes results/fit_cost.json; `--quick` prints one round of fewer images instead
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.environment import environment
+from benchmarks.peak_memory import peak_bytes
 from service.bundle import read_manifest
 from training.classifier import Classifier
 from training.config import RunConfig
@@ -151,8 +151,7 @@ def measure_memory(name: str, count: int) -> float:
     data, held_out = images(config, count)
     detectors = [DETECTORS[each]() for each in DETECTORS_OF_ONE_PASS]
     fit_detectors(classifier, detectors, data, held_out)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return (peak - before) / 1e6
+    return (peak_bytes() - before) / 1e6
 
 
 def memory_of(name: str, count: int) -> float:

@@ -56,9 +56,9 @@ def run(shop: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 def command(shop: Path, line: str, *more: str) -> "subprocess.CompletedProcess[str]":
     program, *words = shlex.split(line)
     code = (
-        f"import atexit, resource, sys; from {PROGRAMS[program]} import main; "
-        "atexit.register(lambda: sys.stderr.write("
-        'f"\\npeak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB\\n")); '
+        "import atexit, sys; from benchmarks.peak_memory import peak_bytes; "
+        f"from {PROGRAMS[program]} import main; "
+        'atexit.register(lambda: sys.stderr.write(f"\\npeak {peak_bytes() / 1e6:.0f} MB\\n")); '
         f"sys.argv[0] = {program!r}; main()"
     )
     return run(shop, "-c", code, *words, *more)
