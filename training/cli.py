@@ -82,7 +82,11 @@ def outliers(
     config: Annotated[Path, typer.Argument(help="TOML run config: its train-ID is imitated")],
     out: Annotated[Path, typer.Option(help="folder to write; it must not exist")],
     generator: Annotated[
-        str, typer.Option(help=f"one of: {', '.join(sorted(IMAGE_GENERATORS | TEXT_GENERATORS))}")
+        str,
+        typer.Option(
+            help=f"of images: {', '.join(sorted(IMAGE_GENERATORS))}; "
+            f"of texts: {', '.join(sorted(TEXT_GENERATORS))}"
+        ),
     ],
     count: Annotated[int, typer.Option(help="outliers to write")] = 10_000,
     spread: Annotated[
@@ -102,8 +106,8 @@ def outliers(
     Example: oodscore-train outliers training/configs/fashion_mnist.toml --generator vae
     --out outliers/garments
 
-    A set is read by `source = "generated"` in [outliers.sources].  Training that was cut off
-    continues after its last finished epoch.
+    A config reads the set by `source = "generated"`, in its table outliers.sources.  Training
+    that was cut off continues after its last finished epoch.
     """
     order = Order(generator, count, spread, epochs, seed, tokens=tokens)
     typer.echo(write_outliers(load_config(config), order, out, runs))

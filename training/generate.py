@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import html
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -66,8 +67,10 @@ class Order:
             )
         if min(self.count, self.epochs) < 1:
             raise ValueError(f"count {self.count}, epochs {self.epochs}; at least 1 is needed")
-        if self.spread is not None and self.spread <= 0:
-            raise ValueError(f"spread is {self.spread}; it must be positive")
+        if self.spread is not None and not 0 < self.spread < math.inf:
+            raise ValueError(f"spread is {self.spread}; it must be positive and finite")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must not be negative")
         if not 0 < self.target < 1:
             raise ValueError(f"target is {self.target}; it must lie between 0 and 1")
 
@@ -156,6 +159,10 @@ def _texts(roles: Roles, order: Order, checkpoint: Path) -> _Maker:
     assert isinstance(train, TextSet)  # noqa: S101
     assert isinstance(spec, TextInput) and tokenizer is not None  # noqa: S101, PT018
     model = TEXT_GENERATORS[order.generator](spec.vocabulary_size, **(order.options or {}))
+    if not 1 < order.tokens <= model.window:
+        raise ValueError(
+            f"tokens is {order.tokens}; the language model makes texts of 2 to {model.window}"
+        )
     stream = torch.from_numpy(train.inputs[train.inputs != train.pad_id])
     length = model.window + 1
     if len(stream) < 2 * length:
@@ -173,7 +180,10 @@ def _texts(roles: Roles, order: Order, checkpoint: Path) -> _Maker:
         return losses
 
     _train(model, epoch, order, train.fingerprint(), checkpoint)
-    never = (spec.pad_id, spec.unknown_id)
+    special = (
+        index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special
+    )
+    never = tuple(sorted({spec.pad_id, spec.unknown_id, *special}))
 
     def sample(count: int, temperature: float, seed: int) -> Tensor:
         return model.sample(count, temperature, seed, order.tokens, never)
@@ -182,8 +192,7 @@ def _texts(roles: Roles, order: Order, checkpoint: Path) -> _Maker:
         return model.surprise(tokens.to(_device())).cpu().double().numpy()
 
     def write(tokens: Tensor, folder: Path) -> str:
-        words = [tokenizer.id_to_token(index) or "" for index in range(spec.vocabulary_size)]
-        return _write_texts([" ".join(words[i] for i in row) for row in tokens.tolist()], folder)
+        return _write_texts([tokenizer.decode(row) for row in tokens.tolist()], folder)
 
     return sample, judge, write
 
@@ -209,6 +218,11 @@ def _train(
         for name, optimiser in model.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         done = int(state["epochs"])
+        if done > order.epochs:
+            raise CheckpointMismatch(
+                f"{checkpoint} was trained for {done} epochs, {order.epochs} are asked for; ask "
+                f"for {done} or more, remove it, or choose another run folder"
+            )
         say(f"resuming {checkpoint} after epoch {done}")
     for number in range(done, order.epochs):
         torch.manual_seed(int(np.random.SeedSequence([order.seed, number]).generate_state(1)[0]))

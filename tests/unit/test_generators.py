@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from toy import SPEC, write_digits
 
 from training.config import RunConfig
@@ -108,6 +109,8 @@ def test_a_cut_training_goes_on_to_the_same_set(tmp_path: Path) -> None:
     whole = made(3, "whole", "a")
     made(1, "part", "b")
     assert made(3, "resumed", "b") == whole
+    with pytest.raises(CheckpointMismatch, match="trained for 3 epochs, 2 are asked for"):
+        made(2, "shorter", "b")
 
 
 def test_images_stray_as_their_latents_spread_and_the_choice_follows(tmp_path: Path) -> None:
@@ -139,6 +142,36 @@ def test_texts_are_learnt_and_stray_with_the_temperature(tmp_path: Path) -> None
     assert "<li>w" in (out / "preview.html").read_text()
     with pytest.raises(DataError, match="is an outlier set of texts"):
         read_generated_images("made", SPEC, path=str(out))
+
+
+def test_texts_too_long_for_the_model_are_refused_before_it_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tokens is 36; the language model makes texts of 2 to 35"):
+        write_outliers(
+            text_config(tmp_path), Order("transformer", tokens=36), tmp_path / "set", tmp_path
+        )
+    assert not list(tmp_path.rglob("generator.pt"))
+
+
+def test_pieces_of_words_become_words_and_no_special_token_is_drawn(tmp_path: Path) -> None:
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(10)), "##0", "##1"]
+    tokenizer = Tokenizer(models.WordPiece({p: i for i, p in enumerate(pieces)}, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(pieces[:4])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    config = text_config(tmp_path)
+    text = {"max_tokens": 12, "duplicates": "keep"}
+    text["tokenizer"] = {"kind": "file", "path": str(tmp_path / "tokenizer.json")}
+    config = RunConfig.model_validate(config.model_dump(exclude_defaults=True) | {"text": text})
+    options = {"width": 16, "window": 11}
+    order = Order("transformer", count=80, spread=3.0, epochs=1, tokens=8, options=options)
+    out = write_outliers(config, order, tmp_path / "set", tmp_path / "runs")
+    texts = read_generated_texts("made", path=str(out)).texts
+    assert any(len(word) > 2 for text in texts for word in text.split()), "pieces are joined"
+    assert not any("[" in text or "#" in text.lstrip("#") for text in texts)
 
 
 def test_the_choice_is_the_smallest_spread_from_which_on_few_pass() -> None:
@@ -201,6 +234,8 @@ def test_class_norm_is_batch_norm_with_a_gain_of_each_class() -> None:
         (Order("transformer"), "no generator 'transformer' of images; choose of"),
         (Order("vae", count=0), "at least 1"),
         (Order("vae", spread=0.0), "must be positive"),
+        (Order("vae", spread=float("nan")), "positive and finite"),
+        (Order("vae", seed=-1), "seed is -1"),
         (Order("vae", target=1.0), "between 0 and 1"),
     ],
 )
