@@ -35,6 +35,9 @@ class Vmdls(Objective):
                 classes; m_y is the mean of z of class y over the epoch before, so it starts with
                 the second epoch
 
+    sigma starts at `prior_std` for every input; the paper does not say where.  A layer of random
+    weights starts near 1, where the first steps compare noise.
+
     The network's head learns nothing: after the last epoch it is set to the posterior of the
     classes' Gaussians, whose means and shared covariance are those of mu on train-ID.
 
@@ -91,8 +94,10 @@ class Vmdls(Objective):
             )
         device, d, k = classifier.device, classifier.head.in_features, len(shares)
         given = pooled(self._generator(classifier, classifier.example())).shape[1]
-        spread = nn.Linear(given, d).to(device)
-        classifier.heads[SPREAD_HEAD] = spread
+        spread = nn.Linear(given, d)
+        nn.init.zeros_(spread.weight)
+        nn.init.constant_(spread.bias, 2 * math.log(self.prior_std))
+        classifier.heads[SPREAD_HEAD] = spread.to(device)
         self.class_means = torch.zeros(k, d, device=device)
         self.sums, self.counts = torch.zeros(k, d, device=device), torch.zeros(k, device=device)
         self.margin = self.margin.to(device)
