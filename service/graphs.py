@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from service.bundle import (
+    WEIGHTS,
     BundleCorrupt,
     Golden,
     GoldenTolerance,
@@ -37,6 +38,8 @@ GraphState = Literal["ready", "not_opened", "failed"]
 _SMALL_NETWORK_SECONDS = 0.003
 # and only if these make one input that much faster: two at a time are answered sooner otherwise
 _WORTH_ALL_THREADS = 0.8
+# larger ones are not kept in memory twice, for one thread and for all
+_TWICE_IN_MEMORY_BYTES = 64 * 2**20
 # a broken graph fails again at once, want of memory passes: try, but not at every request
 RETRY_SECONDS = 60.0
 
@@ -76,6 +79,8 @@ def open_graph(path: Path, expected: Expected, options: SessionOptions) -> OnnxS
         wide = OnnxSession(path, provider=options.provider, threads=cpus)
         stopwatch.seconds(wide, 1)  # warms it
         if min(stopwatch.seconds(wide, 1) for _ in range(3)) < alone * _WORTH_ALL_THREADS:
+            if _size(path) <= _TWICE_IN_MEMORY_BYTES:
+                wide.single = session
             session = wide
     tokens = 1 if isinstance(expected.input, ImageInput) else expected.golden_batch.shape[1]
     session.tuning = tune(
@@ -153,6 +158,12 @@ class OnDemandGraph:
         seconds = round(time.perf_counter() - started, 3)
         logger.info("graph ready", extra=fields(graph=str(self._path), seconds=seconds))
         return opened
+
+
+def _size(path: Path) -> int:
+    """Of a graph file and the weights it may share with others, in bytes."""
+    weights = path.with_name(WEIGHTS)
+    return path.stat().st_size + (weights.stat().st_size if weights.exists() else 0)
 
 
 def _run(path: Path, session: OnnxSession, batch: ModelInput, outputs: Sequence[str]) -> Outputs:

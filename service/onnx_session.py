@@ -20,6 +20,16 @@ _ort = cast(Any, onnxruntime)  # the package ships no types
 
 _NVIDIA_DRIVER = (Path("/proc/driver/nvidia"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
+# One arena for all sessions on the CPU, that grows by what is asked for: a session's own doubles,
+# and keeps what its largest batch took when others run.
+_AS_REQUESTED, _DEFAULT, _NO_LIMIT = 1, -1, 0
+_ort.create_and_register_allocator(
+    _ort.OrtMemoryInfo(
+        "Cpu", _ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, _ort.OrtMemType.DEFAULT
+    ),
+    _ort.OrtArenaCfg(_NO_LIMIT, _AS_REQUESTED, _DEFAULT, _DEFAULT),
+)
+
 # uint8 pixels (N, H, W, C), or int64 token ids (N, L)
 ModelInput = NDArray[np.uint8] | NDArray[np.int64]
 Outputs = dict[str, NDArray[np.float32]]
@@ -45,11 +55,14 @@ class OnnxSession:
         self._path = path
         self.threads = threads
         self.tuning = Tuning(rows=1, seconds_per_row=0.0)  # until it is measured
+        # the same graph on one thread, for while more waits than one batch
+        self.single: OnnxSession | None = None
         options = _ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # idle threads that spin cost up to twice the processor time
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.use_env_allocators", "1")
         options.log_severity_level = 3
         wanted = _providers(provider)
         try:

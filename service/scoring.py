@@ -216,10 +216,23 @@ class Found:
 class Network:
     """The open graphs that some plans need, as one function of rows."""
 
-    def __init__(self, bundle: LoadedBundle, graphs: Sequence[str], on_demand_rows: int) -> None:
-        """Opens what is not open yet.  Raises DetectorUnavailable."""
+    def __init__(
+        self,
+        bundle: LoadedBundle,
+        graphs: Sequence[str],
+        on_demand_rows: int,
+        *,
+        single_threads: bool = False,
+    ) -> None:
+        """`single_threads`: every graph on one thread, where it is open so.
+
+        Opens what is not open yet.  Raises DetectorUnavailable.
+        """
         self._encoder = bundle.encoder
-        self._sessions = {graph: bundle.session(graph) for graph in graphs}
+        sessions = {graph: bundle.session(graph) for graph in graphs}
+        if single_threads:
+            sessions = {graph: session.single or session for graph, session in sessions.items()}
+        self._sessions = sessions
         self._on_demand_rows = on_demand_rows
 
     def answer(self, rows: Sequence[Prepared], plans: Sequence[Plan]) -> Found:

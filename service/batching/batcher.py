@@ -253,7 +253,7 @@ class Batcher:
             if not batch:
                 continue
             started = time.perf_counter()
-            found = lane.network.answer(
+            found = round_.network.answer(
                 [slot.prepared for slot in batch if slot.prepared is not None],
                 [slot.job.asked.plan for slot in batch],
             )

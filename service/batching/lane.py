@@ -21,6 +21,7 @@ class Round:
     """What a thread does next: prepare what is raw, and then, if `runs`, run all of it."""
 
     lane: "Lane"
+    network: Network
     slots: list[Slot]
     runs: bool
     reason: str
@@ -36,12 +37,19 @@ class Lane:
     def __init__(self, asked: Asked, workers: int, limits: BatchLimits) -> None:
         bundle, plan = asked.bundle, asked.plan
         self.bundle = bundle
-        self.network = Network(bundle, plan.graphs, limits.on_demand_rows)
         self.limits = limits_of(bundle, plan, limits)
-        # one batch at a time where a session has many threads of its own or a device
         session = bundle.session(FORWARD)
+        self._network = Network(bundle, plan.graphs, limits.on_demand_rows)
+        # one batch at a time where a session has many threads of its own or a device; while more
+        # than a batch waits, one for each processor leaves none idle when the others are late
         alone = session.threads > 1 or session.provider != "cpu"
+        self._workers = workers
         self._most_running = 1 if alone else workers
+        self._threads = session.threads
+        self._one_batch = min(self.limits.rows, session.tuning.rows)
+        self._single: Network | None = None
+        if session.single is not None and plan.graphs == (FORWARD,):
+            self._single = Network(bundle, plan.graphs, limits.on_demand_rows, single_threads=True)
         # where batches pay, further threads wait for a good part of one: they would take what comes
         # one by one, and no batch would form
         batches_pay = session.tuning.gain > _BATCHES_PAY
@@ -80,6 +88,14 @@ class Lane:
             return False
         return self._holds(1 if self.running == 0 else self._worth_another)
 
+    def _network_now(self) -> Network:
+        """For the next batch; and how many may run beside it."""
+        if self._single is None:
+            return self._network
+        if self.running == 0:
+            self._most_running = self._workers if self._holds(self._one_batch + 1) else 1
+        return self._network if self._most_running == 1 else self._single
+
     def _holds(self, inputs: int) -> bool:
         """Whether so many wait; every job has one at least."""
         waiting = len(self._ready)
@@ -100,10 +116,12 @@ class Lane:
 
     def take(self, now: float, *, runs: bool, reason: str, expired: Callable[[Job], None]) -> Round:
         """The next batch: from every job its share.  `expired` hears of jobs that are too late."""
+        network = self._network_now() if runs else self._network
+        pace = self._threads if network is self._single else 1
         slots: list[Slot] = []
         seconds = 0.0
         while runs and self._ready and len(slots) < self.limits.rows:
-            each = self._ready[0].job.work_each
+            each = self._ready[0].job.work_each * pace
             if slots and seconds + each > LONGEST_RUN_SECONDS:
                 break
             slots.append(self._ready.popleft())
@@ -115,15 +133,16 @@ class Lane:
                 expired(job)
                 continue
             share = max(1, (most - len(slots)) // (len(self._jobs) + 1))
-            if job.work_each > 0:
-                affordable = int((LONGEST_RUN_SECONDS - seconds) / job.work_each)
+            each = job.work_each * pace
+            if each > 0:
+                affordable = int((LONGEST_RUN_SECONDS - seconds) / each)
                 if affordable < 1 and slots:
                     self._jobs.appendleft(job)
                     break
                 share = min(share, max(1, affordable))
             taken = job.take(min(share, job.left), now)
             slots += taken
-            seconds += job.work_each * len(taken)
+            seconds += each * len(taken)
             if job.left:
                 self._jobs.append(job)
         if runs:
@@ -131,7 +150,7 @@ class Lane:
         else:
             self._preparing += len(slots)
         full = bool(self._jobs or self._ready)
-        return Round(self, slots, runs, "full" if full else reason)
+        return Round(self, network, slots, runs, "full" if full else reason)
 
     def prepared(self, round_: Round, good: list[Slot]) -> None:
         self._preparing -= len(round_.slots)

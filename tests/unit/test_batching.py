@@ -51,6 +51,7 @@ class Gate:
         self.real = real
         self.threads = usable_cpus() + 1  # more than one: one run at a time
         self.tuning = Tuning(rows=rows, seconds_per_row=1e-4)
+        self.single: Gate | None = None
         self.open = threading.Event()
         self.entered = threading.Semaphore(0)
         self.batches: list[list[int]] = []
@@ -315,6 +316,31 @@ def test_where_batches_pay_another_thread_waits_for_half_of_one(world: World) ->
     world.open()
     for each in (first, *asked):
         assert set(kinds(each.result(20))) == {Verdict}
+
+
+@pytest.mark.skipif(usable_cpus() < 2, reason="needs two processors: one thread each")
+def test_while_more_than_a_batch_waits_processors_run_batches_of_their_own(
+    models_dir: Path,
+) -> None:
+    world = World(models_dir, rows=2)
+    wide = world.gate
+    single = wide.single = Gate(wide.real, rows=2)
+    world.gates["single"] = single
+    alone = world.hold()
+    waiting = [world.ask(pixels(1, mark)) for mark in (2, 3, 4, 5)]
+    assert not single.entered.acquire(timeout=0.2)  # the wide one has all processors
+    wide.open.set()
+    for _ in range(2):
+        assert single.entered.acquire(timeout=20)
+    assert sorted(map(sorted, single.batches)) == [[2, 3], [4, 5]]
+    world.open()
+    for asked in (alone, *waiting):
+        assert kinds(asked.result(20)) == [Verdict]
+    until(lambda: world.runtime.batcher.lanes == 0)
+    both = world.ask(pixels(2, 6))
+    assert kinds(both.result(20)) == [Verdict] * 2
+    assert wide.batches == [[1], [6, 6]]
+    world.close()
 
 
 def test_an_error_while_counting_takes_no_answer_away(

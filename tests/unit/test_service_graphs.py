@@ -1,20 +1,49 @@
-"""A graph on demand: opened once, whatever the threads; a failure rests before the next attempt."""
+"""A graph on demand: opened once, whatever the threads; a failure rests before the next attempt.
+A graph that all processors run is kept for one processor too."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
+from tiny_bundle import id_images
 
-from service.bundle import BundleCorrupt
+from service import graphs
+from service.bundle import FORWARD, BundleCorrupt
+from service.cpus import usable_cpus
 from service.errors import DetectorUnavailable
-from service.graphs import RETRY_SECONDS, OnDemandGraph
+from service.graphs import RETRY_SECONDS, OnDemandGraph, SessionOptions
+from service.repository import open_repository
 
 FILE = "perturbed-odin.onnx"
 FOLDER = Path("models") / "m" / "1"
+
+
+@pytest.mark.skipif(usable_cpus() < 2, reason="needs two processors")
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_network_that_is_run_by_all_processors_is_kept_for_one_too(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    monkeypatch.setattr(graphs, "_SMALL_NETWORK_SECONDS", 0.0)
+    monkeypatch.setattr(graphs, "_WORTH_ALL_THREADS", math.inf)
+    monkeypatch.setattr(graphs, "_TWICE_IN_MEMORY_BYTES", 2**20 if kept else 1)
+    bundle = open_repository(models_dir, SessionOptions("cpu", None)).get("tiny")
+    session = bundle.session(FORWARD)
+    assert session.threads == usable_cpus()
+    if not kept:
+        assert session.single is None
+        return
+    assert session.single is not None
+    assert (session.single.threads, session.single.single) == (1, None)
+    images, names = id_images(5, 3), bundle.plan().outputs_of(FORWARD)
+    wide, single = session.run(images, names), session.single.run(images, names)
+    for name in names:
+        np.testing.assert_array_equal(wide[name], single[name])
 
 
 class Opener:
