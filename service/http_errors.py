@@ -116,6 +116,8 @@ def refusal(request: Request, error: ServiceError) -> Response:
     """The answer to a request that raised it; counted."""
     request.app.state.runtime.metrics.rejected_requests.labels(error.code).inc()
     headers = getattr(request.state, "answer_headers", None)
+    # the frames of its traceback hold it, and the request, until a full garbage collection
+    error.__traceback__ = None
     return service_error_response(error, request.url.path, headers)
 
 

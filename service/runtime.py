@@ -244,7 +244,7 @@ class BodySlot:
         self._count = count
         self._holders = 0
         self._lock = threading.Lock()
-        self.release = self.hold()
+        self.hold()
 
     def hold(self) -> Callable[[], None]:
         """Returns how to let go, to be called once, in any thread."""
@@ -253,9 +253,9 @@ class BodySlot:
             first = self._holders == 1
         if first:
             self._count(1)
-        return self._let_go
+        return self.release
 
-    def _let_go(self) -> None:
+    def release(self) -> None:
         with self._lock:
             self._holders -= 1
             last = self._holders == 0

@@ -49,7 +49,7 @@ class Watch:
         self._caller = caller
         self._deadline = deadline
         self._gone = gone
-        self._task: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         remaining = max(0.0, deadline.remaining_seconds)
         if gone is not None and remaining > _LOOK_AFTER_SECONDS:
             self._timer = loop.call_later(_LOOK_AFTER_SECONDS, self._look)
@@ -57,9 +57,10 @@ class Watch:
             self._timer = loop.call_later(remaining, self._expire)
 
     def stop(self) -> None:
+        """A look that has begun ends with the response, which ends the connection's reading too:
+        a cancelled one would leave its frames, and all that they hold, to the garbage collector.
+        """
         self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
 
     def _expire(self) -> None:
         self._fail(DeadlinePassed(self._deadline.seconds))
@@ -68,7 +69,7 @@ class Watch:
         self._timer = self._loop.call_later(
             max(0.0, self._deadline.remaining_seconds), self._expire
         )
-        self._task = self._loop.create_task(self._wait_until_gone())
+        self._looking = self._loop.create_task(self._wait_until_gone())
 
     async def _wait_until_gone(self) -> None:
         if self._gone is not None:

@@ -199,6 +199,7 @@ class HeldSession:
         self.provider = real.provider
         self.threads = real.threads
         self.tuning = real.tuning
+        self.single = None
         self.entered, self.go = threading.Event(), threading.Event()
         self._real = real
 

@@ -65,6 +65,7 @@ class ScriptedSession:
         self.provider = real.provider
         self.threads = real.threads
         self.tuning = real.tuning
+        self.single = None
         self.batches: list[int] = []
 
     def run(self, pixels: Any, outputs: Any) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class GatedSession:
         self.provider = real.provider
         self.threads = real.threads
         self.tuning = real.tuning
+        self.single = None
         self.gate = threading.Event()
         self.entered = 0
         self.rows = 0

@@ -1,5 +1,6 @@
 """Bad neighbours, storms of clients that leave, a jumping clock: nobody else notices."""
 
+import gc
 import socket
 import threading
 import time
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 from live_server import LiveServer, live_server
 from pictures import encode, id_png, npy
+from starlette.requests import Request
 from tiny_bundle import id_images
 
+from service.batching.job import Job
 from service.bundle import FORWARD
 from service.cpus import usable_cpus
 
@@ -28,12 +31,15 @@ class Brittle:
     def __init__(self, real: Any) -> None:
         self.real = real
         self.provider, self.threads, self.tuning = real.provider, real.threads, real.tuning
+        self.single = None
         self.thrown = 0
+        self.seconds = 0.0  # of a run
 
     def run(self, pixels: Any, outputs: Any) -> Any:
         if (pixels == 255).all(axis=(1, 2, 3)).any():
             self.thrown += 1
             raise RuntimeError("the session cannot do that")
+        time.sleep(self.seconds)
         return self.real.run(pixels, outputs)
 
 
@@ -120,6 +126,41 @@ def test_a_storm_of_clients_that_leave_leaves_nothing_behind(running: LiveServer
     nothing_is_left(running)
     now = {thread.name for thread in threading.enumerate() if thread.name.startswith("score")}
     assert now == threads
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        (200, {}, id_png()),
+        (422, {}, id_png()[:-20]),
+        (504, {"X-Request-Timeout": "0.03"}, id_png()),
+    ],
+)
+def test_a_request_leaves_nothing_to_the_garbage_collector(
+    running: LiveServer, brittle: Brittle, status: int, headers: dict[str, str], body: bytes
+) -> None:
+    """Under load it would be tens of objects a request, and seconds of collection a minute."""
+    brittle.seconds = 0.1  # long enough for a look at whether the client is still there
+
+    def ask() -> None:
+        given = {"Content-Type": "image/png", **headers}
+        assert running.client.post("/score", content=body, headers=given).status_code == status
+        until(lambda: not running.runtime.admission.queued)
+
+    ask()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            ask()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [type(thing).__name__ for thing in gc.garbage if isinstance(thing, (Request, Job))]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left
 
 
 def test_a_jumping_clock_changes_no_answer(
