@@ -83,9 +83,14 @@ def write_outliers(config: RunConfig, order: Order, out: Path, runs: Path) -> Pa
     order.check(config.modality)
     if out.exists():
         raise ValueError(f"{out} exists; remove it or choose another folder")
+    checkpoint = runs / f"{config.name}-{order.generator}-seed{order.seed}" / "generator.pt"
+    for folder in (out.parent, checkpoint.parent):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ValueError(f"no folder {folder} can be made ({exc}); choose another") from exc
     data = config.data.model_copy(update={"test_ood": {}, "proxy_ood": ()})
     roles = load_roles(data, config.form, config.seed)
-    checkpoint = runs / f"{config.name}-{order.generator}-seed{order.seed}" / "generator.pt"
     make = _texts if isinstance(roles.train_id, TextSet) else _images
     with torch.random.fork_rng():
         torch.manual_seed(order.seed)
@@ -103,7 +108,7 @@ def write_outliers(config: RunConfig, order: Order, out: Path, runs: Path) -> Pa
         say(f"chosen: {spread:g}")
     temporary = out.parent / f".tmp-{out.name}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
     file = write(sample(order.count, spread, order.seed), temporary)
     card = Card(
         generator=order.generator,
@@ -231,7 +236,6 @@ def _train(
             raise FloatingPointError(f"epoch {number + 1} of the generator diverged: {losses}")
         line = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         say(f"epoch {number + 1}/{order.epochs}: {line}")
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
         temporary = checkpoint.with_suffix(".tmp")
         torch.save(
             {

@@ -245,6 +245,14 @@ def test_impossible_orders_are_refused(order: Order, reason: str, tmp_path: Path
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_said_before_the_training(tmp_path: Path) -> None:
+    config, order = image_config(tmp_path), Order("vae", count=10, spread=1.0, epochs=1)
+    (tmp_path / "file").touch()
+    for out, runs in (("file/set", "runs"), ("set", "file/runs")):
+        with pytest.raises(ValueError, match=r"file.* can be made .*choose another"):
+            write_outliers(config, order, tmp_path / out, tmp_path / runs)
+
+
 def test_a_changed_or_absent_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataUnavailable, match="write one with oodscore-train outliers"):
         read_generated_images("made", SPEC, path=str(tmp_path / "none"))
