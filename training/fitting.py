@@ -25,6 +25,7 @@ BATCH = 256
 _BATCH_VALUES = 1_500_000  # pixels and channels, 9 images of 224 x 224 x 3
 # A processor's caches hold the maps of so many: twice as fast as 256 of them.
 _CPU_BATCH = 64
+_SMALLEST_PART = 20  # of a class, where a detector asks for a part of the set
 _AVERAGED = 1024  # inputs whose averages go to the detectors together
 SIDE_BATCH = 32  # several passes at once, each with its gradients, have to fit into memory
 _SIDE_INPUTS = 200  # enough for medians, and several passes each
@@ -55,8 +56,8 @@ def fit_detectors(
     """One pass over un-augmented train-ID, one over training outliers where a detector reads
     them, one over dev-ID, in evaluation mode.
 
-    Maps reach a detector averaged over space unless it `reads_maps`.  Memory is independent of the
-    sets' sizes.
+    Maps reach a detector averaged over space unless it `reads_maps`; then it may ask for a part
+    of the inputs alone (`enough`).  Memory is independent of the sets' sizes.
     """
     classifier.eval()
     for detector in detectors:
@@ -76,23 +77,67 @@ def fit_detectors(
 def _shown(
     classifier: Classifier, detectors: Sequence[Detector], data: InputSet
 ) -> Iterator[tuple[Detector, Outputs, Tensor]]:
-    """To whom, what and its labels: maps batch by batch, averages of many batches at once."""
-    of_maps = [detector for detector in detectors if detector.reads_maps]
+    """To whom, what and its labels: maps a batch at once, averages of many batches."""
+    batch = _batch(classifier, data)
+    of_maps = [
+        (detector, evenly_chosen(data.labels, detector.enough), _Gathered(batch))
+        for detector in detectors
+        if detector.reads_maps
+    ]
     of_averages = [detector for detector in detectors if not detector.reads_maps]
-    waiting: list[tuple[Outputs, Tensor]] = []
-    for outputs, labels in _outputs_of(classifier, data):
-        for detector in of_maps:
-            yield detector, outputs, labels
-        waiting.append((_averaged(outputs), labels))
-        if sum(len(part) for _, part in waiting) >= _AVERAGED:
-            joined = _joined(waiting)
-            waiting = []
+    averages = _Gathered(_AVERAGED)
+    for part, outputs, labels in _outputs_of(classifier, data, batch):
+        last = part.stop >= len(data)
+        for detector, chosen, maps in of_maps:
+            rows = torch.from_numpy(chosen[part])
+            maps.add(_rows(outputs, rows), labels[rows])
+            for joined in maps.given(last):
+                yield detector, *joined
+        averages.add(_averaged(outputs), labels)
+        for joined in averages.given(last):
             for detector in of_averages:
                 yield detector, *joined
-    if waiting:
-        joined = _joined(waiting)
-        for detector in of_averages:
-            yield detector, *joined
+
+
+class _Gathered:
+    """Outputs and labels of several batches, until there are `count` inputs."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._parts: list[tuple[Outputs, Tensor]] = []
+
+    def add(self, outputs: Outputs, labels: Tensor) -> None:
+        if len(labels):
+            self._parts.append((outputs, labels))
+
+    def given(self, last: bool) -> Iterator[tuple[Outputs, Tensor]]:
+        """All there is, once it is enough or the `last`; it is forgotten."""
+        parts = self._parts
+        if parts and (last or sum(len(labels) for _, labels in parts) >= self._count):
+            self._parts = []
+            yield parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def evenly_chosen(labels: NDArray[np.int64], most: int | None) -> NDArray[np.bool_]:
+    """Labels (N,) -> which inputs (N,): of each class the same share, at equal steps through the
+    set, `most` together; but of no class fewer than 20, where it has them."""
+    chosen = np.ones(len(labels), bool)
+    if most is None or len(labels) <= most:
+        return chosen
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        count = min(len(own), max(_SMALLEST_PART, len(own) * most // len(labels)))
+        chosen[own] = False
+        chosen[own[np.linspace(0, len(own) - 1, count).astype(np.int64)]] = True
+    return chosen
+
+
+def _rows(outputs: Outputs, rows: Tensor) -> Outputs:
+    """Some of a batch, `rows` (B,) bool."""
+    if rows.all():
+        return outputs
+    taps = {layer: tap[rows] for layer, tap in outputs.taps.items()}
+    return Outputs(taps, outputs.logits[rows], outputs.penultimate)
 
 
 def _averaged(outputs: Outputs) -> Outputs:
@@ -108,14 +153,20 @@ def _joined(parts: Sequence[tuple[Outputs, Tensor]]) -> tuple[Outputs, Tensor]:
     return Outputs(taps, logits, given[0].penultimate), torch.cat(labels)
 
 
-def _outputs_of(classifier: Classifier, data: InputSet) -> Iterator[tuple[Outputs, Tensor]]:
+def _batch(classifier: Classifier, data: InputSet) -> int:
+    most = _CPU_BATCH if classifier.device.type == "cpu" else BATCH
+    return batch_rows(data.inputs.shape[1:], most)
+
+
+def _outputs_of(
+    classifier: Classifier, data: InputSet, batch: int
+) -> Iterator[tuple[slice, Outputs, Tensor]]:
     device = classifier.device
-    batch = batch_rows(data.inputs.shape[1:], _CPU_BATCH if device.type == "cpu" else BATCH)
     for start in track(range(0, len(data), batch), f"fitting detectors on {data.name}"):
         part = slice(start, start + batch)
         inputs = torch.from_numpy(data.batch(part)).to(device)
         labels = torch.from_numpy(data.labels[part]).to(device)
-        yield classifier(inputs), labels
+        yield part, classifier(inputs), labels
 
 
 def fit_graph_detectors(

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from training.detectors.protocol import Detector, FitError
+from training.detectors.vectors import all_finite
 from training.outputs import Outputs
 
 
@@ -88,7 +89,7 @@ class _TypicalSoftmax:
     def add(self, logits: Tensor) -> None:
         """Logits (B, K).  FitError if one is not finite."""
         logits = logits.detach().double().cpu()
-        if not torch.isfinite(logits).all():
+        if not all_finite(logits):
             raise FitError("kl_matching: a logit is NaN or infinite")
         classes = logits.shape[1]
         if not len(self.counts):

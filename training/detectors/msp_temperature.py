@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.detectors.protocol import Detector, FitError
 from training.detectors.reservoir import Reservoir
-from training.detectors.vectors import gaps_to_largest
+from training.detectors.vectors import all_finite, gaps_to_largest
 from training.outputs import Outputs
 
 _SAMPLE = 50_000
@@ -37,7 +37,7 @@ class MspTemperature(Detector):
         self._held_out = Reservoir(_SAMPLE)
 
     def observe_held_out(self, outputs: Outputs, labels: Tensor) -> None:
-        if not torch.isfinite(outputs.logits).all():
+        if not all_finite(outputs.logits):
             raise FitError("msp_temperature: a held-out logit is NaN or infinite")
         self._held_out.add(outputs.logits, labels)
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from training.classifier import Classifier
 from training.detectors.penultimate import FeatureSummary, linear_head
 from training.detectors.protocol import Detector, FitError
+from training.detectors.vectors import all_finite
 from training.outputs import Outputs
 
 _SMALLEST_DISTANCE = 1e-12
@@ -105,7 +106,7 @@ class _Spread:
 
     def add(self, values: Tensor) -> None:
         """Values (B,).  FitError if one is not finite."""
-        if not torch.isfinite(values).all():
+        if not all_finite(values):
             raise FitError("nci: a held-out feature or logit is NaN or infinite")
         count, mean = len(values), values.mean().item()
         total = self.count + count

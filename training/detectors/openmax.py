@@ -6,6 +6,7 @@ from torch import Tensor
 
 from training.detectors.protocol import Detector, FitError
 from training.detectors.reservoir import Reservoir
+from training.detectors.vectors import all_finite
 from training.outputs import Outputs
 
 _SAMPLE = 50_000
@@ -53,7 +54,7 @@ class OpenMax(Detector):
 
     def observe(self, outputs: Outputs, labels: Tensor) -> None:
         logits = outputs.logits.detach().cpu()
-        if not torch.isfinite(logits).all():
+        if not all_finite(logits):
             raise FitError("openmax: a training logit is NaN or infinite")
         classes = logits.shape[1]
         if not len(self._counts):

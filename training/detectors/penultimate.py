@@ -5,6 +5,7 @@ from torch import Tensor
 
 from training.classifier import Classifier
 from training.detectors.protocol import FitError
+from training.detectors.vectors import finite
 
 
 def linear_head(classifier: Classifier) -> tuple[Tensor, Tensor]:
@@ -26,9 +27,7 @@ class FeatureSummary:
 
     def add(self, features: Tensor) -> None:
         """Features (B, D).  FitError if a value is not finite."""
-        features = features.detach().double().cpu()
-        if not torch.isfinite(features).all():
-            raise FitError("a training feature is NaN or infinite")
+        features = finite(features).double().cpu()
         batch = features.sum(0)
         self._sum = self._sum + batch if self.count else batch
         self.count += len(features)

@@ -38,6 +38,8 @@ class Detector(nn.Module):
     cost: ClassVar[Cost] = "logits"
     # whether `observe` and its like want every tap as the network gives it, or maps averaged
     reads_maps: ClassVar[bool] = False
+    # of how many train-ID inputs a reader of maps learns enough; None: it is shown all of them
+    enough: ClassVar[int | None] = None
     reference: ClassVar[str]  # arXiv number
     reads_outliers: bool = False  # whether `observe_outliers` wants the training outliers
     summary: ClassVar[str]  # one sentence for the report: what it measures, what it needs

@@ -35,8 +35,8 @@ class Reservoir:
         drawn = torch.rand(count, generator=self._generator, dtype=torch.float64)
         keys = torch.cat([self._keys, drawn])
         size = min(len(keys), self.capacity)
-        kept = torch.zeros(len(keys), dtype=torch.bool)
-        kept[keys.topk(size, largest=False).indices] = True
+        kept = torch.ones(len(keys), dtype=torch.bool)
+        kept[keys.topk(len(keys) - size).indices] = False
         chosen = kept[held:].nonzero()[:, 0]  # of the new rows
         # they take the places of those that leave, then what room there is
         free = torch.cat([(~kept[:held]).nonzero()[:, 0], torch.arange(held, size)])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from training.detectors.protocol import Detector, FitError
+from training.detectors.vectors import all_finite
 from training.outputs import Outputs
 
 
@@ -35,7 +36,7 @@ class She(Detector):
 
     def observe(self, outputs: Outputs, labels: Tensor) -> None:
         features = outputs.features.detach().double().cpu()
-        if not torch.isfinite(features).all():
+        if not all_finite(features):
             raise FitError("she: a training feature is NaN or infinite")
         classes = outputs.logits.shape[1]
         if not len(self._counts):

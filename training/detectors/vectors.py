@@ -16,9 +16,15 @@ _MEGABYTE = 1e6
 def finite(features: Tensor) -> Tensor:
     """Features (B, D), detached; FitError if a value is NaN or infinite."""
     features = features.detach()
-    if not torch.isfinite(features).all():
+    if not all_finite(features):
         raise FitError("a training feature is NaN or infinite")
     return features
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite.  One would make the sum so, too, which is quick to see;
+    a sum that overflows is looked at value by value."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def unit_length(features: Tensor) -> Tensor:
