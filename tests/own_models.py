@@ -101,8 +101,11 @@ class Pairs:
         return self.pixels[index], self.targets[index]
 
 
-def write_onnx(network: nn.Module, to: Path, *, softmax: bool = False) -> None:
-    """The network as an ONNX graph of its own, as another tool would leave it."""
+def write_onnx(
+    network: nn.Module, to: Path, *, softmax: bool = False, opset: int | None = None
+) -> None:
+    """The network as an ONNX graph of its own, as another tool would leave it; by default, as
+    torch.onnx.export does: its newest opset, weights in a file beside it."""
     whole = nn.Sequential(network, nn.Softmax(1)) if softmax else network
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -113,11 +116,11 @@ def write_onnx(network: nn.Module, to: Path, *, softmax: bool = False) -> None:
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             input_names=["x"],
             output_names=["y"],
-            opset_version=18,
+            opset_version=opset,
             verbose=False,
         )
     assert program is not None
-    program.save(str(to), external_data=False)
+    program.save(str(to), external_data=opset is None)
 
 
 def write_exported(network: nn.Module, to: Path) -> None:

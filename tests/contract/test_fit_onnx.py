@@ -27,7 +27,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
     network = trained_sorter()
     write_onnx(network, folder / "sorter.onnx")
-    write_onnx(network, folder / "softmax.onnx", softmax=True)
+    write_onnx(network, folder / "softmax.onnx", softmax=True, opset=18)
     write_photos(folder / "photos")
     return folder
 

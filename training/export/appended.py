@@ -4,6 +4,7 @@ Three parts are joined: pixels -> the normalised images it reads; the graph as i
 the detectors make of its tensors, exported from torch.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -60,7 +61,8 @@ def append_scores(scorer: Scorer, path: Path) -> None:
     named = {f"tensor{position}": tensor for position, tensor in enumerate(tensors)}
     export_module(_Scores(scorer, backbone), named, path)
     after = _prefixed(onnx.load(path), _SCORES, outputs=False)
-    given = _prefixed(_at_opset(backbone.tapped()), _GIVEN)
+    shapes = dict(zip(backbone.outputs(), (tensor.shape for tensor in tensors), strict=True))
+    given = _prefixed(_at_opset(_sized(backbone.tapped(), shapes)), _GIVEN)
     before.ir_version = after.ir_version = given.ir_version = max(
         before.ir_version, after.ir_version, given.ir_version
     )
@@ -85,6 +87,17 @@ def append_scores(scorer: Scorer, path: Path) -> None:
 
 def _prefixed(model: ModelProto, prefix: str, *, outputs: bool = True) -> ModelProto:
     return compose.add_prefix(model, prefix, rename_outputs=outputs)
+
+
+def _sized(model: ModelProto, shapes: Mapping[str, Sequence[int]]) -> ModelProto:
+    """The same graph, its outputs with their shapes, the first dimension left open: without them
+    the checker refuses it."""
+    del model.graph.output[:]
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *shape[1:]])
+        for name, shape in shapes.items()
+    )
+    return model
 
 
 def _at_opset(model: ModelProto) -> ModelProto:
