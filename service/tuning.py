@@ -10,6 +10,7 @@ from dataclasses import dataclass
 # one run of a graph should take no longer, so that no other input waits long for its turn
 LONGEST_RUN_SECONDS = 0.1
 _AS_FAST = 1.05  # closer is noise
+_NEARLY_AS_FAST = 1.25
 _RUNS = 2  # of each size; the faster one counts
 
 
@@ -20,7 +21,7 @@ class Tuning:
     rows: int
     seconds_per_row: float
     tokens_per_row: int = 1
-    gain: float = 1.0  # how many times as long a row takes alone
+    enough: int = 1  # rows of a batch that gains most of what a larger one would
 
     @property
     def tokens(self) -> int:
@@ -44,4 +45,5 @@ def tune(seconds: Callable[[int], float], max_rows: int, *, tokens_per_row: int 
         rows *= 2
     best = min(measured.values())
     chosen = max(rows for rows, each in measured.items() if each <= best * _AS_FAST)
-    return Tuning(chosen, measured[chosen], tokens_per_row, measured[1] / measured[chosen])
+    enough = min(rows for rows, each in measured.items() if each <= best * _NEARLY_AS_FAST)
+    return Tuning(chosen, measured[chosen], tokens_per_row, enough)

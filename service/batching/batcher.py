@@ -151,13 +151,6 @@ class Batcher:
     def _next(self, reason: str, woken: threading.Condition) -> tuple[Round, list[Job]] | None:
         """Blocks; None at the end.  With jobs whose deadline passed while they waited."""
         expired: list[Job] = []
-
-        def too_late(job: Job) -> None:
-            job.abandon()
-            job.failure = DeadlinePassed(job.asked.deadline.seconds)
-            if job.done:
-                expired.append(job)
-
         with self._changed:
             while True:
                 if self._closed:
@@ -176,7 +169,9 @@ class Batcher:
                 woken.wait()
                 reason = "idle"
             self._virtual_seconds = max(self._virtual_seconds, lane.virtual_seconds)
-            round_ = lane.take(time.monotonic(), runs=runs, reason=reason, expired=too_late)
+            round_ = lane.take(
+                time.monotonic(), runs=runs, reason=reason, expired=_too_late(expired)
+            )
             lane.virtual_seconds += round_.work_seconds
             if any(lane.can_run or lane.can_prepare for lane in self._lanes.values()):
                 self._wake()
@@ -187,8 +182,10 @@ class Batcher:
         lane = round_.lane
         good: list[Slot] = []
         try:
-            good = self._prepare(round_)
+            good = self._prepare(round_, round_.slots)
             if round_.runs and good:
+                while joined := self._join(round_):
+                    good += self._prepare(round_, joined)
                 self._run(round_, good)
         except BaseException as exc:
             # whatever it is, no caller waits for ever and the thread goes on
@@ -212,12 +209,22 @@ class Batcher:
         if not round_.runs:
             self._end([slot.job for slot in good if slot.job.abandoned and slot.job.done])
 
-    def _prepare(self, round_: Round) -> list[Slot]:
+    def _join(self, round_: Round) -> list[Slot]:
+        """What came meanwhile and may run with it."""
+        before = round_.work_seconds
+        expired: list[Job] = []
+        with self._changed:
+            joined = round_.lane.join(round_, time.monotonic(), _too_late(expired))
+            round_.lane.virtual_seconds += round_.work_seconds - before
+        self._end(expired)
+        return joined
+
+    def _prepare(self, round_: Round, slots: Sequence[Slot]) -> list[Slot]:
         """Decode or tokenize what is raw; what cannot be is answered, and left out."""
         good: list[Slot] = []
         refused: list[tuple[Slot, Answer]] = []
         late: list[Slot] = []
-        for slot in round_.slots:
+        for slot in slots:
             if slot.prepared is None and slot.item is not None:
                 job = slot.job
                 if job.abandoned:
@@ -300,3 +307,15 @@ class Batcher:
     def _end(self, jobs: Sequence[Job]) -> None:
         if ended := [job for job in jobs if job.end()]:
             self._on_ended(ended)
+
+
+def _too_late(expired: list[Job]) -> Callable[[Job], None]:
+    """Fails a job whose deadline passed while it waited, and keeps it if that ends it."""
+
+    def fail(job: Job) -> None:
+        job.abandon()
+        job.failure = DeadlinePassed(job.asked.deadline.seconds)
+        if job.done:
+            expired.append(job)
+
+    return fail

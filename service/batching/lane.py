@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from service.batches import BatchLimits
 from service.batching.costs import limits_of
@@ -11,8 +11,6 @@ from service.bundle import FORWARD
 from service.scoring import Network
 from service.tuning import LONGEST_RUN_SECONDS
 
-_BATCHES_PAY = 1.5
-_PART_OF_A_BATCH = 2
 _WORTH_A_THREAD_SECONDS = 0.001
 
 
@@ -25,10 +23,11 @@ class Round:
     slots: list[Slot]
     runs: bool
     reason: str
-    work_seconds: float = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.work_seconds = sum(slot.job.work_each for slot in self.slots)
+    @property
+    def work_seconds(self) -> float:
+        """As estimated."""
+        return sum(slot.job.work_each for slot in self.slots)
 
 
 class Lane:
@@ -50,10 +49,8 @@ class Lane:
         self._single: Network | None = None
         if session.single is not None and plan.graphs == (FORWARD,):
             self._single = Network(bundle, plan.graphs, limits.on_demand_rows, single_threads=True)
-        # where batches pay, further threads wait for a good part of one: they would take what comes
-        # one by one, and no batch would form
-        batches_pay = session.tuning.gain > _BATCHES_PAY
-        self._worth_another = max(1, self.limits.rows // _PART_OF_A_BATCH) if batches_pay else 1
+        # where batches pay, further threads wait for one: they would take what comes one by one
+        self._worth_another = min(session.tuning.enough, self.limits.rows)
         self.running = 0
         self.virtual_seconds = 0.0  # of work it was given; the lane with least is next
         self._jobs: deque[Job] = deque()
@@ -108,25 +105,54 @@ class Lane:
     @property
     def can_prepare(self) -> bool:
         """Its next batch, while others run; what takes no time is left to them."""
-        return (
-            bool(self._jobs)
-            and self._jobs[0].asked.prepare_seconds > _WORTH_A_THREAD_SECONDS
-            and len(self._ready) + self._preparing < self.limits.rows
-        )
+        return self._slow_to_prepare and len(self._ready) + self._preparing < self.limits.rows
+
+    @property
+    def _slow_to_prepare(self) -> bool:
+        """What is next."""
+        return bool(self._jobs) and self._jobs[0].asked.prepare_seconds > _WORTH_A_THREAD_SECONDS
 
     def take(self, now: float, *, runs: bool, reason: str, expired: Callable[[Job], None]) -> Round:
         """The next batch: from every job its share.  `expired` hears of jobs that are too late."""
-        network = self._network_now() if runs else self._network
-        pace = self._threads if network is self._single else 1
-        slots: list[Slot] = []
-        seconds = 0.0
-        while runs and self._ready and len(slots) < self.limits.rows:
-            each = self._ready[0].job.work_each * pace
-            if slots and seconds + each > LONGEST_RUN_SECONDS:
+        round_ = Round(self, self._network_now() if runs else self._network, [], runs, reason)
+        if runs:
+            self._add_ready(round_)
+            self._add_raw(round_, self.limits.rows, now, expired)
+            self.running += 1
+        else:
+            room = self.limits.rows - len(self._ready) - self._preparing
+            self._add_raw(round_, room, now, expired)
+            self._preparing += len(round_.slots)
+        if self._jobs or self._ready:
+            round_.reason = "full"
+        return round_
+
+    def join(self, round_: Round, now: float, expired: Callable[[Job], None]) -> list[Slot]:
+        """What came while a batch was prepared and no other thread is going to take; prepared
+        itself next, unless that takes time.
+        """
+        if self.can_run:
+            return []
+        before = len(round_.slots)
+        self._add_ready(round_)
+        if not self._slow_to_prepare:
+            self._add_raw(round_, self.limits.rows, now, expired)
+        return round_.slots[before:]
+
+    def _add_ready(self, round_: Round) -> None:
+        slots, pace = round_.slots, self._pace(round_)
+        seconds = round_.work_seconds * pace
+        while self._ready and len(slots) < self.limits.rows:
+            seconds += self._ready[0].job.work_each * pace
+            if slots and seconds > LONGEST_RUN_SECONDS:
                 break
             slots.append(self._ready.popleft())
-            seconds += each
-        most = self.limits.rows if runs else self.limits.rows - len(self._ready) - self._preparing
+
+    def _add_raw(
+        self, round_: Round, most: int, now: float, expired: Callable[[Job], None]
+    ) -> None:
+        slots, pace = round_.slots, self._pace(round_)
+        seconds = round_.work_seconds * pace
         while self._jobs and len(slots) < most:
             job = self._jobs.popleft()
             if job.asked.deadline.at <= now:
@@ -145,12 +171,10 @@ class Lane:
             seconds += each * len(taken)
             if job.left:
                 self._jobs.append(job)
-        if runs:
-            self.running += 1
-        else:
-            self._preparing += len(slots)
-        full = bool(self._jobs or self._ready)
-        return Round(self, network, slots, runs, "full" if full else reason)
+
+    def _pace(self, round_: Round) -> int:
+        """Estimates are those of all threads."""
+        return self._threads if round_.network is self._single else 1
 
     def prepared(self, round_: Round, good: list[Slot]) -> None:
         self._preparing -= len(round_.slots)

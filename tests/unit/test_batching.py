@@ -35,7 +35,7 @@ from service.loading import LoadedBundle
 from service.metrics import Metrics
 from service.repository import open_repository
 from service.runtime import Runtime
-from service.scoring import Deadline, Scored
+from service.scoring import Deadline, Scored, Scorer
 from service.settings import Settings
 from service.tuning import Tuning, tune
 
@@ -304,9 +304,9 @@ def test_a_worker_goes_on_after_anything(world: World) -> None:
 
 
 @pytest.mark.skipif(usable_cpus() < 2, reason="needs two processors: one thread each")
-def test_where_batches_pay_another_thread_waits_for_half_of_one(world: World) -> None:
+def test_where_batches_pay_another_thread_waits_for_one(world: World) -> None:
     world.gate.threads = 1
-    world.gate.tuning = Tuning(rows=8, seconds_per_row=1e-4, gain=3.0)
+    world.gate.tuning = Tuning(rows=8, seconds_per_row=1e-4, enough=4)
     first = world.hold()
     asked = [world.ask(pixels(3, 2))]
     assert not world.gate.entered.acquire(timeout=0.2)
@@ -316,6 +316,36 @@ def test_where_batches_pay_another_thread_waits_for_half_of_one(world: World) ->
     world.open()
     for each in (first, *asked):
         assert set(kinds(each.result(20))) == {Verdict}
+
+
+@pytest.mark.parametrize(
+    ("threads", "batches"), [(usable_cpus() + 1, [[1, 2, 2]]), (1, [[1], [2, 2]])]
+)
+def test_what_comes_while_a_batch_is_prepared_joins_it_unless_another_thread_is_free(
+    world: World, monkeypatch: pytest.MonkeyPatch, threads: int, batches: list[list[int]]
+) -> None:
+    if usable_cpus() < 2:
+        pytest.skip("needs two processors: one thread each")
+    world.gate.threads = threads
+    preparing, go = threading.Event(), threading.Event()
+    prepare = Scorer.prepare
+
+    def slowly(self: Scorer, bundle: LoadedBundle, item: Any, *more: Any) -> Any:
+        if item.pixels[0, 0, 0] == 1:
+            preparing.set()
+            assert go.wait(20)
+        return prepare(self, bundle, item, *more)
+
+    monkeypatch.setattr(Scorer, "prepare", slowly)
+    first = world.ask(pixels(1, 1))
+    assert preparing.wait(20)
+    second = world.ask(pixels(2, 2))
+    if threads == 1:
+        assert world.gate.entered.acquire(timeout=20)  # while the first is still being prepared
+    go.set()
+    world.open()
+    assert kinds(first.result(20)) + kinds(second.result(20)) == [Verdict] * 3
+    assert sorted(world.gate.batches) == batches
 
 
 @pytest.mark.skipif(usable_cpus() < 2, reason="needs two processors: one thread each")
@@ -403,18 +433,19 @@ def test_many_callers_of_all_kinds(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "rows"),
+    ("seconds", "rows", "enough"),
     [
-        (lambda rows: 0.02 * rows, 4),  # longer than 0.1 s it may not take
-        (lambda rows: 0.02 + 0.001 * rows, 32),  # the larger the better
-        (lambda rows: 0.0001 * rows, 64),  # all the same
-        (lambda rows: 0.01 * rows if rows < 4 else 0.02 * rows, 2),  # larger ones are slower
+        (lambda rows: 0.02 * rows, 4, 1),  # longer than 0.1 s it may not take
+        (lambda rows: 0.02 + 0.001 * rows, 32, 32),  # the larger the better
+        (lambda rows: 0.0004 + 0.0002 * rows, 64, 8),  # much better, then little
+        (lambda rows: 0.0001 * rows, 64, 1),  # all the same
+        (lambda rows: 0.01 * rows if rows < 4 else 0.02 * rows, 2, 1),  # larger ones are slower
     ],
 )
 def test_the_batch_is_the_largest_that_is_as_fast_as_any(
-    seconds: Callable[[int], float], rows: int
+    seconds: Callable[[int], float], rows: int, enough: int
 ) -> None:
     tuning = tune(seconds, 64, tokens_per_row=10)
-    assert tuning.rows == rows
+    assert (tuning.rows, tuning.enough) == (rows, enough)
     assert tuning.seconds_per_row == pytest.approx(seconds(rows) / rows)
     assert tuning.tokens == 10 * rows
