@@ -11,6 +11,8 @@ from dataclasses import dataclass
 LONGEST_RUN_SECONDS = 0.1
 _AS_FAST = 1.05  # closer is noise
 _NEARLY_AS_FAST = 1.25
+# times as fast a row; below that two processors at once gain more than one with a batch
+_BATCHES_PAY = 1.5
 _RUNS = 2  # of each size; the faster one counts
 
 
@@ -21,7 +23,8 @@ class Tuning:
     rows: int
     seconds_per_row: float
     tokens_per_row: int = 1
-    enough: int = 1  # rows of a batch that gains most of what a larger one would
+    # rows of a batch that gains most of what a larger one would; 1 where none gains much
+    enough: int = 1
 
     @property
     def tokens(self) -> int:
@@ -45,5 +48,7 @@ def tune(seconds: Callable[[int], float], max_rows: int, *, tokens_per_row: int 
         rows *= 2
     best = min(measured.values())
     chosen = max(rows for rows, each in measured.items() if each <= best * _AS_FAST)
-    enough = min(rows for rows, each in measured.items() if each <= best * _NEARLY_AS_FAST)
+    enough = 1
+    if measured[1] > best * _BATCHES_PAY:
+        enough = min(rows for rows, each in measured.items() if each <= best * _NEARLY_AS_FAST)
     return Tuning(chosen, measured[chosen], tokens_per_row, enough)

@@ -438,6 +438,7 @@ def test_many_callers_of_all_kinds(world: World) -> None:
         (lambda rows: 0.02 * rows, 4, 1),  # longer than 0.1 s it may not take
         (lambda rows: 0.02 + 0.001 * rows, 32, 32),  # the larger the better
         (lambda rows: 0.0004 + 0.0002 * rows, 64, 8),  # much better, then little
+        (lambda rows: 0.0002 + 0.0005 * rows, 64, 1),  # not worth waiting for
         (lambda rows: 0.0001 * rows, 64, 1),  # all the same
         (lambda rows: 0.01 * rows if rows < 4 else 0.02 * rows, 2, 1),  # larger ones are slower
     ],
