@@ -1,5 +1,7 @@
-"""Which inputs stand in which step: an epoch's order, and the stream of outliers beside it."""
+"""Which inputs stand in which step: an epoch's order, the stream of outliers beside it, and how
+many inputs at once fit into memory."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -8,7 +10,14 @@ from torch import Tensor
 from training.config import OptimiserConfig
 from training.data import InputSet, TextSet
 
+BATCH = 256  # inputs of one pass, if they are small
+_BATCH_VALUES = 1_500_000  # pixels and channels, 9 images of 224 x 224 x 3
 _POOL = 50  # batches that are sorted by length together
+
+
+def batch_rows(shape: Sequence[int], most: int = BATCH) -> int:
+    """As many inputs of that shape as the layers of a network hold in moderate memory."""
+    return max(1, min(most, _BATCH_VALUES // math.prod(shape)))
 
 
 def epoch_batches(data: InputSet, recipe: OptimiserConfig) -> Sequence[Tensor]:

@@ -26,6 +26,7 @@ from service.bundle import (
     read_manifest,
     verify_files,
 )
+from training.batches import BATCH, batch_rows
 from training.config import RunConfig
 from training.data import (
     CONTROL,
@@ -54,7 +55,7 @@ from training.evaluation.records import Report
 from training.evaluation.report import write_report
 from training.evaluation.tables import Scores
 from training.export import library_versions, open_network
-from training.fitting import BATCH, SIDE_BATCH, Network, batch_rows
+from training.fitting import SIDE_BATCH, Network
 from training.pipeline import score_roles
 from training.progress import say, track
 from training.reporting import build_report, collect_latents, machine

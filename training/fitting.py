@@ -1,6 +1,5 @@
 """Fit every detector in one streaming pass, then the ensembles on held-out ID scores."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training.batches import BATCH, batch_rows
 from training.classifier import Classifier
 from training.combiners import Ensemble, learn_weights
 from training.config import CombinerConfig
@@ -21,8 +21,6 @@ from training.progress import track
 from training.scorer import LOGITS, SCORE_PREFIX, Scorer
 from training.side_scorer import Scorers, SideScorer
 
-BATCH = 256
-_BATCH_VALUES = 1_500_000  # pixels and channels, 9 images of 224 x 224 x 3
 # A processor's caches hold the maps of so many: twice as fast as 256 of them.
 _CPU_BATCH = 64
 _SMALLEST_PART = 20  # of a class, where a detector asks for a part of the set
@@ -277,11 +275,6 @@ def torch_network(scorer: nn.Module) -> Network:
 def score_side(network: Network, data: InputSet, limit: int | None) -> SetScores:
     """`score_set` for a graph of several passes, in batches that fit into memory."""
     return score_set(network, data, limit, batch=SIDE_BATCH)
-
-
-def batch_rows(shape: Sequence[int], most: int = BATCH) -> int:
-    """As many inputs of that shape as the layers of a network hold in moderate memory."""
-    return max(1, min(most, _BATCH_VALUES // math.prod(shape)))
 
 
 def score_set(

@@ -16,11 +16,12 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 
 from training.augmentation import AUGMENTATIONS
-from training.batches import OutlierStream, epoch_batches
+from training.batches import OutlierStream, batch_rows, epoch_batches
 from training.classifier import Classifier
 from training.config import ObjectiveConfig, OptimiserConfig
 from training.data import InputSet, TextSet
 from training.objectives import Batch, Objective
+from training.outputs import Outputs
 from training.processes import rank, world
 from training.progress import say, track
 from training.step import Step, beside
@@ -28,7 +29,6 @@ from training.step import Step, beside
 _FINAL_LR = 1e-6
 _OUTLIER_STREAM = 1  # of an epoch, apart from its order and dropout
 _RANK_STREAM = 2
-_FINISHING_BATCH = 256
 _STARTING_INPUTS = 1000  # ID inputs, and outliers, that an objective may look at before it starts
 
 
@@ -157,7 +157,7 @@ def train(
     if world() > 1:
         distributed.barrier()
     step.eval()
-    objective.finish(classifier, _seen(step, exposed))
+    objective.finish(classifier, _batches(step, data, torch.arange(len(data))))
     return Trained(tuple(progress.losses), progress.seconds)
 
 
@@ -247,26 +247,37 @@ def _check(
 def _start(step: Step, exposed: _Exposed) -> None:
     """The objective sees outputs of the starting network."""
     step.eval()
-    rows = torch.linspace(0, len(exposed.data) - 1, min(len(exposed.data), _STARTING_INPUTS)).long()
-    inputs = torch.from_numpy(exposed.data.batch(rows.numpy()))
+    rows = _evenly(exposed.data)
+    labels = exposed.labels[rows].to(step.classifier.device)
+    of_outliers = None
     if exposed.outliers is not None:
-        count = min(len(exposed.outliers), _STARTING_INPUTS)
-        chosen = torch.linspace(0, len(exposed.outliers) - 1, count).long()
-        pad_id = exposed.data.pad_id if isinstance(exposed.data, TextSet) else None
-        inputs = beside(inputs, torch.from_numpy(exposed.outliers.batch(chosen.numpy())), pad_id)
-    device = step.classifier.device
-    labels = exposed.labels[rows].to(device)
-    step.objective.start(step.outputs(inputs.to(device), len(rows), labels, None))
+        of_outliers = _penultimate(step, exposed.outliers, _evenly(exposed.outliers))
+    step.objective.start(Batch(_penultimate(step, exposed.data, rows), labels, of_outliers))
+
+
+def _evenly(data: InputSet) -> Tensor:
+    return torch.linspace(0, len(data) - 1, min(len(data), _STARTING_INPUTS)).long()
+
+
+def _penultimate(step: Step, data: InputSet, rows: Tensor) -> Outputs:
+    """Logits and penultimate features of these inputs; the maps of one batch at a time."""
+    features, logits = [], []
+    tap = ""
+    for batch in _batches(step, data, rows):
+        tap = batch.id_outputs.penultimate
+        features.append(batch.id_outputs.features)
+        logits.append(batch.id_outputs.logits)
+    return Outputs({tap: torch.cat(features)}, torch.cat(logits), tap)
 
 
 @torch.no_grad()
-def _seen(step: Step, exposed: _Exposed) -> Iterator[Batch]:
-    """The outputs of train-ID as it is, batch by batch."""
+def _batches(step: Step, data: InputSet, rows: Tensor) -> Iterator[Batch]:
+    """The outputs of these inputs as they are, as many at once as fit into memory."""
     device = step.classifier.device
-    for rows in torch.arange(len(exposed.data)).split(_FINISHING_BATCH):
-        inputs = torch.from_numpy(exposed.data.batch(rows.numpy())).to(device)
-        labels = exposed.labels[rows].to(device)
-        yield step.outputs(inputs, len(rows), labels, None)
+    for part in rows.split(batch_rows(data.inputs.shape[1:])):
+        inputs = torch.from_numpy(data.batch(part.numpy())).to(device)
+        labels = torch.from_numpy(data.labels[part.numpy()]).to(device)
+        yield step.outputs(inputs, len(part), labels, None)
 
 
 def _distributed(step: Step) -> nn.Module:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from service.bundle import VariantSpec, threshold_at
+from training.batches import batch_rows
 from training.config import RunConfig
 from training.data import InputSet, Roles
 from training.evaluation.records import OodSet, Report
@@ -22,7 +23,7 @@ from training.evaluation.tables import (
     table_rows,
 )
 from training.export import library_versions
-from training.fitting import SetScores, batch_rows
+from training.fitting import SetScores
 from training.published import PUBLISHED
 from training.side_scorer import Scorers
 

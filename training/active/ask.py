@@ -43,12 +43,12 @@ from training.active.state import (
     replaced,
     take_answers,
 )
+from training.batches import batch_rows
 from training.classifier import Classifier, example_inputs
 from training.config import RunConfig, SourceConfig
 from training.data import DataError, InputSet, TextLoader, load_roles
 from training.data.loaders import ImageLoader, Loader
 from training.data.roles import load_first
-from training.fitting import batch_rows
 from training.progress import say, track
 from training.restore import load_scorer
 

@@ -21,11 +21,11 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from training.batches import batch_rows
 from training.classifier import Classifier
 from training.data import InputSet
 from training.detectors import DETECTORS, Detector
 from training.detectors.vectors import unit_length
-from training.fitting import batch_rows
 from training.outputs import Outputs
 
 _INVERSE_PENALTY = 1.0

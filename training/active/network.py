@@ -10,6 +10,7 @@ from torch import Tensor
 
 from service.bundle import ImageInput
 from training.active.labelled import Features, features_of
+from training.batches import batch_rows
 from training.classifier import Classifier
 from training.data import InputSet
 from training.graph_detectors import FitContext
@@ -19,7 +20,7 @@ from training.networks import build_classifier
 from training.objectives import OBJECTIVES
 from training.step import Step
 
-_BATCH = 250  # inputs of a pass; all passes of MC dropout run as one batch
+_MOST = 250  # inputs of a pass; all passes of MC dropout run as one batch
 
 
 class Recipe(BaseModel):
@@ -120,5 +121,6 @@ def _all(data: InputSet) -> Tensor:
 
 
 def _batches(data: InputSet) -> list[Tensor]:
-    starts = range(0, len(data), _BATCH)
-    return [torch.from_numpy(np.asarray(data.batch(slice(s, s + _BATCH)))) for s in starts]
+    size = batch_rows(data.inputs.shape[1:], _MOST)
+    starts = range(0, len(data), size)
+    return [torch.from_numpy(np.asarray(data.batch(slice(s, s + size)))) for s in starts]

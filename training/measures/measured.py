@@ -9,11 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.batches import batch_rows
 from training.classifier import Classifier
 from training.data import InputSet, Roles
 from training.outputs import Outputs
-
-_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ class Measured:
         """Batches of outputs with their labels, evaluation mode; `limit` in place of its own."""
         device = self.classifier.eval().device
         rows = chosen(len(data), limit or self.limit)
-        for part in np.array_split(rows, max(1, -(-len(rows) // _BATCH))):
+        size = batch_rows(data.inputs.shape[1:])
+        for part in np.array_split(rows, max(1, -(-len(rows) // size))):
             inputs = torch.from_numpy(data.batch(part)).to(device)
             yield self.classifier(inputs), torch.from_numpy(data.labels[part])
 

@@ -41,7 +41,8 @@ class Objective(nn.Module):
     prepare(classifier, shares)  before the optimiser is made: adds what it trains beside the
                                  network to `classifier.heads`; ValueError where the network does
                                  not fit
-    start(batch)                 outputs of the starting network, evaluation mode, no gradients
+    start(batch)                 logits and penultimate features of the starting network, evaluation
+                                 mode, no gradients
     begin_epoch(epoch, classifier)  counted from 0
     forward(batch, classifier)   term -> scalar, not weighted yet, in nats or squared units
     finish(classifier, seen)     after the last epoch, or on its checkpoint: `seen` are the outputs
