@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -18,7 +19,7 @@ from toy import SPEC, digits, toy_classifier, write_digits
 
 from training.active import study as studies
 from training.active.acquisition import drawn_by_power, largest, ranks, spread_out
-from training.active.labelled import Features, IdOdds, Knowledge
+from training.active.labelled import Features, IdOdds, Knowledge, ParzenOdds
 from training.active.network import Network, Recipe
 from training.active.study import (
     ACTIVE_STUDIES,
@@ -32,6 +33,7 @@ from training.active.study import (
 from training.data import ImageSet
 from training.data.derived import mixup
 from training.evaluation.metrics import auroc
+from training.objectives.parzen_repulsion import ParzenRepulsion
 
 RECIPE: dict[str, Any] = {
     "backbone": "lenet",
@@ -128,7 +130,7 @@ def test_the_line_between_id_and_rejected_is_scikit_learns() -> None:
     model.fit(np.concatenate([of_id, rejected]), np.repeat([1, 0], [200, 15]))
     asked = rng.normal(0.4, 1.5, (50, 5))
     np.testing.assert_allclose(
-        found.id_probability(torch.from_numpy(asked)), model.predict_proba(asked)[:, 1], atol=1e-3
+        expit(found.logits(torch.from_numpy(asked))), model.predict_proba(asked)[:, 1], atol=1e-3
     )
 
 
@@ -210,6 +212,47 @@ def test_every_query_is_counted_once(small: Study, world: World, score: Any, exp
             wanted = by_density | {"entropy", "mutual_information"}
         assert set(before["auroc"]) - {"id_probability"} == wanted
     assert all(0 <= r["accuracy"] <= 1 for r in rounds)
+
+
+def test_parzens_own_odds_are_those_of_its_loss(small: Study, world: World) -> None:
+    """By hand: log of the mean kernel about labelled ID of unit length, plus the prior odds."""
+    recipe = Recipe.model_validate(RECIPE)
+    rejected = world.pool.take(np.flatnonzero(world.pool.labels < 0)[:20], "rejected")
+    network = studies.trained_network(recipe, SPEC, world.initial, rejected, "parzen_repulsion", 0)
+    objective = network.objective
+    assert isinstance(objective, ParzenRepulsion)
+    of_id, asked = network.features(world.initial), network.features(world.pool)
+    found = ParzenOdds(objective, of_id.values).logits(asked.values)
+    bank, points = (
+        f.values.double().numpy() / np.linalg.norm(f.values.double().numpy(), axis=1, keepdims=True)
+        for f in (of_id, asked)
+    )
+    squares = np.square(points[:, None] - bank[None]).sum(2)
+    kernels = np.exp(-squares / (2 * float(objective.squared_bandwidth)))
+    np.testing.assert_allclose(found, np.log(kernels.mean(1)) + 3, rtol=1e-3, atol=1e-3)
+
+
+def test_an_arm_by_parzens_density_asks_by_it(
+    small: Study, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = Arm(
+        name="a", what="", score="density", id_probability="parzen", exposure="parzen_repulsion"
+    )
+    used: list[object] = []
+    batch = studies._batch
+
+    def watched(arm: Arm, scored: Any, *rest: Any) -> Any:
+        used.append(scored.knowledge.odds)
+        return batch(arm, scored, *rest)
+
+    monkeypatch.setattr(studies, "_batch", watched)
+    rounds = run_arm(small, arm, world, 0)
+    for record, odds in zip(rounds, used, strict=False):
+        assert isinstance(odds, ParzenOdds) == bool(record["rejected"])
+        assert ("id_probability" in record["auroc"]) == bool(record["rejected"])
+    assert rounds[-2]["rejected"]
+    with pytest.raises(ValueError, match=r'arm a: id_probability = "parzen".*exposure is binary_h'):
+        Arm(name="a", what="", score="density", id_probability="parzen", exposure="binary_head")
 
 
 @pytest.mark.parametrize("score", ["mutual_information", "density"])

@@ -5,7 +5,8 @@ Two densities of a network's penultimate features and a line between them:
 OOD score        -log p(z | ID), a Parzen density of the labelled ID features alone
 epistemic score  -log p(z), the same density of everything that was looked at, rejected inputs
                  included: an input like a rejected one is OOD, and yet known
-P(ID)            logistic regression of ID against rejected features, at even prior odds
+P(ID)            logistic regression of ID against rejected features, at even prior odds; or the
+                 odds of the Parzen density that the network was trained with
 
 Kirsch & Gal's view of OOD detection and active learning; the densities are training.detectors.kde.
 """
@@ -26,6 +27,7 @@ from training.classifier import Classifier
 from training.data import InputSet
 from training.detectors import DETECTORS, Detector
 from training.detectors.vectors import unit_length
+from training.objectives.parzen_repulsion import ParzenRepulsion
 from training.outputs import Outputs
 
 _INVERSE_PENALTY = 1.0
@@ -89,13 +91,23 @@ class IdOdds:
         weight = model.coef_[0] / spread
         return cls(weight, float(model.intercept_[0] - weight @ center))
 
-    def id_probability(self, features: Tensor) -> NDArray[np.float64]:
-        """Features (n, D) -> P(ID) (n,)."""
-        return expit(self.logits(features))
-
     def logits(self, features: Tensor) -> NDArray[np.float64]:
         """Features (n, D) -> log odds of being ID (n,)."""
         return features.double().numpy() @ self.weight + self.bias
+
+
+@dataclass(frozen=True)
+class ParzenOdds:
+    """The same log odds out of the density of labelled ID alone: what is far from it is OOD, like
+    a rejected input or not."""
+
+    objective: ParzenRepulsion
+    of_id: Tensor  # features (m, D)
+
+    @torch.no_grad()
+    def logits(self, features: Tensor) -> NDArray[np.float64]:
+        """Features (n, D) -> log odds of being ID (n,)."""
+        return self.objective.log_odds(features, self.of_id).double().numpy()
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ class Knowledge:
 
     id_density: Detector
     overall_density: Detector
-    odds: IdOdds | None
+    odds: IdOdds | ParzenOdds | None
 
     @classmethod
     def of(
@@ -150,7 +162,7 @@ class Knowledge:
         """P(ID) (n,); 1 while nothing was rejected."""
         if self.odds is None:
             return np.ones(len(features))
-        return self.odds.id_probability(features.values)
+        return expit(self.odds.logits(features.values))
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """One round's network: trained from new on what has been answered, then asked about the rest."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from training.graph_detectors import FitContext
 from training.graph_detectors.mc_dropout import McDropout
 from training.graph_detectors.mixture import Mixture
 from training.networks import build_classifier
-from training.objectives import OBJECTIVES
+from training.objectives import OBJECTIVES, Objective
+from training.objectives.cross_entropy import CrossEntropy
 from training.step import Step
 
 _MOST = 250  # inputs of a pass; all passes of MC dropout run as one batch
@@ -50,11 +51,12 @@ class Votes:
 
 @dataclass(frozen=True)
 class Network:
-    """A classifier and, of its MC dropout, how many passes."""
+    """A classifier, what it was trained by and, of its MC dropout, how many passes."""
 
     classifier: Classifier
     passes: int
     seed: int
+    objective: Objective = field(default_factory=CrossEntropy)
 
     def features(self, data: InputSet) -> Features:
         return features_of(self.classifier, data)
@@ -113,7 +115,7 @@ def trained_network(
         loss.backward()
         optimiser.step()
     step.eval()
-    return Network(classifier, recipe.passes, seed)
+    return Network(classifier, recipe.passes, seed, objective)
 
 
 def _all(data: InputSet) -> Tensor:

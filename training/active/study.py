@@ -8,19 +8,19 @@ other.  Rejected inputs leave the pool.  Figures of the pool's contaminants serv
 import json
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.bundle import ImageInput
 from training.active.acquisition import drawn_by_power, spread_out
-from training.active.labelled import Features, Knowledge
+from training.active.labelled import Features, Knowledge, ParzenOdds
 from training.active.network import Network, Recipe, Votes, trained_network
 from training.config import Sources
 from training.data import ImageSet
@@ -28,6 +28,7 @@ from training.data.loaders import ImageLoader
 from training.data.roles import load_first
 from training.evaluation.metrics import auroc
 from training.export import library_versions
+from training.objectives.parzen_repulsion import ParzenRepulsion
 from training.progress import say
 from training.reporting import machine
 
@@ -43,15 +44,25 @@ class _Section(BaseModel):
 
 
 class Arm(_Section):
-    """`score` times P(ID) where `id_probability`.  `exposure`: what rejected inputs serve for in
-    training, a name of the objectives; none: they are dropped."""
+    """`score` times P(ID) where `id_probability`; `parzen`: by the density that the network was
+    trained with.  `exposure`: what rejected inputs serve for in training, a name of the
+    objectives; none: they are dropped."""
 
     name: str
     what: str
     score: Literal["random", "entropy", "mutual_information", "density"]
-    id_probability: bool = False
+    id_probability: bool | Literal["parzen"] = False
     exposure: Literal["outlier_exposure", "binary_head", "parzen_repulsion"] | None = None
     power: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _density_is_trained(self) -> Self:
+        if self.id_probability == "parzen" and self.exposure != "parzen_repulsion":
+            raise ValueError(
+                f'arm {self.name}: id_probability = "parzen" is the density of exposure = '
+                f'"parzen_repulsion"; exposure is {self.exposure}'
+            )
+        return self
 
 
 class Study(_Section):
@@ -250,7 +261,10 @@ def _scored(
         return _Scored(len(waiting))
     labels = torch.from_numpy(known.labels)
     rejected = None if outliers is None else network.features(outliers)
-    knowledge = Knowledge.of(network.classifier, network.features(known), labels, rejected)
+    of_id = network.features(known)
+    knowledge = Knowledge.of(network.classifier, of_id, labels, rejected)
+    if arm.id_probability == "parzen" and isinstance(network.objective, ParzenRepulsion):
+        knowledge = replace(knowledge, odds=ParzenOdds(network.objective, of_id.values))
     votes = None if arm.score == "density" else network.votes(waiting)
     return _Scored(len(waiting), network.features(waiting), knowledge, votes)
 

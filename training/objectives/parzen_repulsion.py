@@ -90,8 +90,7 @@ class ParzenRepulsion(SoftmaxObjective):
         if self.form == "printed_attracts":
             repulsion = -2 * exponents.mean()
         else:
-            density = torch.logsumexp(exponents, dim=1) - math.log(len(bank))
-            repulsion = F.softplus(density + self.odds).mean()
+            repulsion = F.softplus(self._log_odds(exponents)).mean()
         terms = {
             "cross_entropy": self.classification(batch.id_outputs.logits, batch.labels),
             "repulsion": repulsion,
@@ -100,6 +99,15 @@ class ParzenRepulsion(SoftmaxObjective):
         if self.training and self.queue:
             self.kept = torch.cat([self.kept, of_id.detach()])[-self.queue :]
         return terms
+
+    def log_odds(self, features: Tensor, of_id: Tensor) -> Tensor:
+        """Features (n, D), and those of known ID inputs (m, D) -> l(z) + b (n,): the log odds of
+        being ID under the density that this trained with."""
+        points, bank = (F.normalize(z, dim=1) if self.normalise else z for z in (features, of_id))
+        return self._log_odds(self._exponents(points, bank))
+
+    def _log_odds(self, exponents: Tensor) -> Tensor:
+        return torch.logsumexp(exponents, dim=1) - math.log(exponents.shape[1]) + self.odds
 
     def _id_density(self, of_id: Tensor, bank: Tensor) -> Tensor:
         """mean softplus(-(l(z) + b)) of ID, each feature judged by the others."""
