@@ -22,7 +22,6 @@ from training.active.acquisition import drawn_by_power, largest, ranks, spread_o
 from training.active.labelled import Features, IdOdds, Knowledge, ParzenOdds
 from training.active.network import Network, Recipe
 from training.active.study import (
-    ACTIVE_STUDIES,
     Arm,
     Study,
     World,
@@ -313,16 +312,10 @@ def test_a_network_asks_all_inputs_under_the_same_masks(small: Study, world: Wor
     assert (votes.mutual_information <= votes.entropy + 1e-6).all()
 
 
-@pytest.mark.parametrize("name", sorted(ACTIVE_STUDIES))
-def test_shipped_studies_are_whole(name: str) -> None:
-    loaded = load_active_study(name)
+def test_the_shipped_study_is_whole() -> None:
+    loaded = load_active_study()
     assert len({arm.name for arm in loaded.arms}) == len(loaded.arms)
     assert {arm.score for arm in loaded.arms} >= {"random", "entropy", "mutual_information"}
-
-
-def test_an_unknown_study_is_refused() -> None:
-    with pytest.raises(ValueError, match="no study 'x'; choose of"):
-        load_active_study("x")
 
 
 def stripes(count: int, seed: int) -> ImageSet:

@@ -13,7 +13,7 @@ from torchvision import datasets
 from typer.testing import CliRunner
 
 from training import benchmarks
-from training.active.study import ACTIVE_STUDIES
+from training.active.own_studies import OWN_STUDIES
 from training.benchmarks import BENCHMARKS, run_benchmark
 from training.cli import app
 from training.config import RunConfig, SourceConfig
@@ -45,7 +45,7 @@ def sources_of(config: RunConfig) -> list[SourceConfig]:
 
 
 def test_the_catalogue_has_every_benchmark_and_study() -> None:
-    assert list(EXPERIMENTS) == sorted(BENCHMARKS | STUDIES | ACTIVE_STUDIES)
+    assert list(EXPERIMENTS) == sorted({*BENCHMARKS, *STUDIES, *OWN_STUDIES})
     assert set(PUBLISHED) <= set(BENCHMARKS)
     assert set(PUBLISHED_MEANS) <= set(STUDIES)
 

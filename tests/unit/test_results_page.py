@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.results_page import NOTES, OTHERS, PAGE, RESULTS, ROOT, page
-from training.active.study import ACTIVE_STUDIES
+from training.active.own_studies import OWN_STUDIES
 from training.studies import STUDIES
 from training.suite.catalogue import EXPERIMENTS
 
@@ -30,9 +30,7 @@ def test_every_result_is_on_the_page_and_every_other_experiment_is_named() -> No
     assert {SOURCES[other.title] for other in OTHERS} == {RESULTS / other.file for other in OTHERS}
     for name in EXPERIMENTS:
         path = (
-            RESULTS
-            / name
-            / ("study.json" if name in {*STUDIES, *ACTIVE_STUDIES} else "report.json")
+            RESULTS / name / ("study.json" if name in {*STUDIES, *OWN_STUDIES} else "report.json")
         )
         assert (f"`{name}`" in SECTIONS) == path.exists()
         assert (f"| `{name}` |" in SECTIONS["Not measured here yet"]) != path.exists()

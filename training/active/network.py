@@ -1,6 +1,8 @@
 """One round's network: trained from new on what has been answered, then asked about the rest."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +40,7 @@ class Recipe(BaseModel):
     batch_size: int = Field(ge=1)
     outliers_beside: int = Field(ge=1)
     steps: int = Field(ge=1)
-    passes: int = Field(ge=2)
+    passes: int = Field(default=16, ge=2)
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,17 @@ def trained_network(
     outliers: InputSet | None,
     exposure: str | None,
     seed: int,
+    options: Mapping[str, Any] | None = None,
 ) -> Network:
-    """From new weights; `exposure` names the objective once there are rejected inputs."""
+    """From new weights; `exposure` names the objective once there are rejected inputs, `options`
+    are its own."""
     torch.manual_seed(seed)
     classifier = build_classifier(
         spec, recipe.backbone, recipe.backbone_options, len(known.class_names)
     )
-    exposed = outliers if exposure is not None else None
-    objective = OBJECTIVES[exposure if exposure and exposed is not None else "cross_entropy"]()
+    exposed, objective = None, OBJECTIVES["cross_entropy"]()
+    if exposure is not None and outliers is not None:
+        exposed, objective = outliers, OBJECTIVES[exposure](**(options or {}))
     shares = torch.bincount(torch.from_numpy(known.labels), minlength=len(known.class_names))
     objective.prepare(classifier, shares / shares.sum())
     step = Step(classifier, objective, objective.weights)

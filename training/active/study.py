@@ -5,9 +5,8 @@ the pool is, nobody knows but the oracle, who is asked; an answer "OOD" costs a 
 other.  Rejected inputs leave the pool.  Figures of the pool's contaminants serve the report alone.
 """
 
-import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from service.bundle import ImageInput
 from training.active.acquisition import drawn_by_power, spread_out
+from training.active.by_arm import arms_finished, measure_arms
 from training.active.labelled import Features, Knowledge, ParzenOdds
 from training.active.network import Network, Recipe, Votes, trained_network
 from training.config import Sources
@@ -27,14 +27,9 @@ from training.data import ImageSet
 from training.data.loaders import ImageLoader
 from training.data.roles import load_first
 from training.evaluation.metrics import auroc
-from training.export import library_versions
 from training.objectives.parzen_repulsion import ParzenRepulsion
-from training.progress import say
-from training.reporting import machine
 
-STUDY_JSON = "study.json"
-# name -> file of this package's configs/studies
-ACTIVE_STUDIES: dict[str, str] = {"active-learning": "active_learning.toml"}
+_FILE = "active_learning.toml"
 _SPLIT_STREAM, _ROUND_STREAM, _DRAW_STREAM = 11, 12, 13
 _DIGITS = 4  # of what the JSON holds
 
@@ -46,13 +41,14 @@ class _Section(BaseModel):
 class Arm(_Section):
     """`score` times P(ID) where `id_probability`; `parzen`: by the density that the network was
     trained with.  `exposure`: what rejected inputs serve for in training, a name of the
-    objectives; none: they are dropped."""
+    objectives; none: they are dropped.  `options`: of that objective."""
 
     name: str
     what: str
     score: Literal["random", "entropy", "mutual_information", "density"]
     id_probability: bool | Literal["parzen"] = False
     exposure: Literal["outlier_exposure", "binary_head", "parzen_repulsion"] | None = None
+    options: dict[str, JsonValue] = {}
     power: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
@@ -83,12 +79,14 @@ class Study(_Section):
     test: Sources
     arms: tuple[Arm, ...] = Field(min_length=1)
 
+    def sets(self) -> dict[str, Sources]:
+        """Everything that is read."""
+        return {"train": self.train, "contaminant": self.contaminant, "test": self.test}
 
-def load_active_study(name: str) -> Study:
-    """ValueError on an unknown name."""
-    if name not in ACTIVE_STUDIES:
-        raise ValueError(f"no study {name!r}; choose of {sorted(ACTIVE_STUDIES)}")
-    file = resources.files("training") / "configs" / "studies" / ACTIVE_STUDIES[name]
+
+def load_active_study() -> Study:
+    """The shipped study."""
+    file = resources.files("training") / "configs" / "studies" / _FILE
     return Study.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
 
 
@@ -101,56 +99,32 @@ class World:
     test: ImageSet
 
 
-def run_active_study(name: str, seeds: tuple[int, ...], out: Path) -> dict[str, Any]:
-    """`measure_active_study` of a shipped one.  ValueError on a wrong name."""
-    return measure_active_study(load_active_study(name), seeds, out)
+def measure_active_study(study: Study, seeds: Sequence[int], out: Path) -> dict[str, Any]:
+    """Every arm with every seed -> what study.json holds; written anew after each of them."""
+    world_of = worlds(study)
+    kept: dict[int, World] = {}
 
+    def measure(arm: Arm, seed: int) -> Mapping[str, Any]:
+        if seed not in kept:
+            kept.clear()
+            kept[seed] = world_of(seed)
+        return {"rounds": run_arm(study, arm, kept[seed], seed)}
 
-def active_study_finished(name: str, seeds: tuple[int, ...], out: Path) -> bool:
-    """Whether `out` holds every arm of today's study, measured with these seeds."""
-    path = out / STUDY_JSON
-    if not path.exists():
-        return False
-    arms, study = json.loads(path.read_text())["arms"], load_active_study(name)
-    return all(
-        arms.get(arm.name, {"by_seed": {}})["by_seed"].get(str(seed), {}).get("config")
-        == _config(study, arm)
-        for arm in study.arms
-        for seed in seeds
+    return measure_arms(
+        study.title, study.arms, seeds, out, lambda arm: _config(study, arm), measure
     )
+
+
+def active_study_finished(study: Study, seeds: Sequence[int], out: Path) -> bool:
+    """Whether `out` holds every arm, measured by today's config with these seeds."""
+    return arms_finished(study.arms, seeds, out, lambda arm: _config(study, arm))
 
 
 def _config(study: Study, arm: Arm) -> dict[str, Any]:
     """What a measured seed of an arm says that it was made of."""
     shared = study.model_dump(mode="json", exclude={"arms"}, exclude_defaults=True)
-    return {"study": shared, "arm": arm.model_dump(mode="json", exclude={"what"})}
-
-
-def measure_active_study(study: Study, seeds: tuple[int, ...], out: Path) -> dict[str, Any]:
-    """Every arm with every seed -> what study.json holds; written anew after each of them."""
-    if not seeds:
-        raise ValueError("at least one seed is needed")
-    path = out / STUDY_JSON
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"arms": {}}
-    world_of = worlds(study)
-    for seed in seeds:
-        world = None
-        for arm in study.arms:
-            entry = found["arms"].setdefault(arm.name, {"by_seed": {}})
-            entry["what"] = arm.what
-            dumped = _config(study, arm)
-            if entry["by_seed"].get(str(seed), {}).get("config") == dumped:
-                continue
-            say(f"{arm.name}, seed {seed}")
-            world = world or world_of(seed)
-            rounds = run_arm(study, arm, world, seed)
-            entry["by_seed"][str(seed)] = {"rounds": rounds, "config": dumped}
-            found |= {"title": study.title, "libraries": library_versions(), "machine": machine()}
-            out.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(found, indent=1) + "\n")
-            temporary.replace(path)
-    return found
+    left_out = {"what"} if arm.options else {"what", "options"}
+    return {"study": shared, "arm": arm.model_dump(mode="json", exclude=left_out)}
 
 
 def worlds(study: Study) -> Callable[[int], World]:
@@ -201,7 +175,9 @@ def run_arm(study: Study, arm: Arm, world: World, seed: int) -> list[dict[str, A
     while True:
         outliers = pool.take(rejected, "rejected") if len(rejected) else None
         stream = int(np.random.SeedSequence([seed, _ROUND_STREAM, asked]).generate_state(1)[0])
-        network = trained_network(study.recipe, study.input, known, outliers, arm.exposure, stream)
+        network = trained_network(
+            study.recipe, study.input, known, outliers, arm.exposure, stream, arm.options
+        )
         accuracy = network.accuracy(world.test)
         record: dict[str, Any] = {
             "queries": asked,

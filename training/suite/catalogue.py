@@ -4,14 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.active.study import (
-    ACTIVE_STUDIES,
-    active_study_finished,
-    load_active_study,
-    run_active_study,
-)
+from training.active.own_studies import OWN_STUDIES
 from training.benchmarks import benchmark_config, finished, run_benchmark
-from training.config import RunConfig, SourceConfig
+from training.config import RunConfig
 from training.studies import STUDIES, load_study, run_study, study_finished
 
 Seeds = tuple[int, ...]
@@ -60,6 +55,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         before=f"{_OUTLIERS}/cifar100_densenet.toml --generator gan --count 50000 "
         "--out $OODSCORE_OUTLIERS/cifar100",
     ),
+    "disambiguation": Experiment("ours: what is OOD, what is new, what is ambiguous", 3),
     "dose-images": Experiment(
         "ours: spread and number of generated images",
         15,
@@ -99,8 +95,8 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 def configs(name: str) -> dict[str, RunConfig]:
     """Arm -> its config with seed 0; of a single network, one entry called as the experiment.
-    None of an active study, whose arms are no runs.  ValueError on an unknown name."""
-    if name in ACTIVE_STUDIES:
+    None of a study whose arms are no runs.  ValueError on an unknown name."""
+    if name in OWN_STUDIES:
         return {}
     if name in STUDIES:
         study = load_study(name)
@@ -108,22 +104,16 @@ def configs(name: str) -> dict[str, RunConfig]:
     return {name: benchmark_config(name)}
 
 
-def sets_of_active(name: str) -> dict[str, tuple[SourceConfig, ...]]:
-    """What an active study reads, all of it required."""
-    study = load_active_study(name)
-    return {"train": study.train, "contaminant": study.contaminant, "test": study.test}
-
-
 def is_finished(name: str, seeds: Seeds, out: Path) -> bool:
     """Whether `out` holds the result of exactly this."""
-    if name in ACTIVE_STUDIES:
-        return active_study_finished(name, seeds, out)
+    if name in OWN_STUDIES:
+        return OWN_STUDIES[name].finished(seeds, out)
     check = study_finished if name in STUDIES else finished
     return check(name, seeds, out)
 
 
 def runner(name: str) -> Callable[[str, Seeds, Path, Path], object]:
     """What measures it: (name, seeds, runs, out)."""
-    if name in ACTIVE_STUDIES:
-        return lambda name, seeds, _, out: run_active_study(name, seeds, out)
+    if name in OWN_STUDIES:
+        return lambda name, seeds, _, out: OWN_STUDIES[name].measure(seeds, out)
     return run_study if name in STUDIES else run_benchmark

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from training.active.study import ACTIVE_STUDIES, run_active_study
+from training.active.own_studies import OWN_STUDIES
 from training.benchmarks import print_comparison, run_benchmark
 from training.studies import STUDIES, STUDY_JSON, run_study
 from training.suite.catalogue import EXPERIMENTS
@@ -63,8 +63,8 @@ def benchmark(
             typer.echo(f"{each}: {what}")
         return
     folder = out or results / name
-    if name in ACTIVE_STUDIES:
-        run_active_study(name, numbers, folder)
+    if name in OWN_STUDIES:
+        OWN_STUDIES[name].measure(numbers, folder)
         typer.echo(folder / STUDY_JSON)
         return
     if name in STUDIES:

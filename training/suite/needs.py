@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from training.active.study import ACTIVE_STUDIES
+from training.active.own_studies import OWN_STUDIES
 from training.config import RunConfig, SourceConfig, expand_variables
-from training.suite.catalogue import configs, sets_of_active
+from training.suite.catalogue import configs
 
 State = Literal["here", "download", "missing"]
 _ORDER: tuple[State, ...] = ("here", "download", "missing")
@@ -36,8 +36,8 @@ class Need:
 
 def needs(name: str) -> list[Need]:
     """Every set once, required ones first.  Outliers are required where every arm reads some."""
-    if name in ACTIVE_STUDIES:
-        return [_need(role, sources, True) for role, sources in sets_of_active(name).items()]
+    if name in OWN_STUDIES:
+        return [_need(role, sources, True) for role, sources in OWN_STUDIES[name].sets().items()]
     arms = configs(name)
     exposed = [arm for arm in arms.values() if arm.outliers is not None]
     found: dict[tuple[str, str], Need] = {}
