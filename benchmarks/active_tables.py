@@ -107,11 +107,11 @@ def _mean(values: Sequence[float], scale: float = 100.0, sign: str = "") -> str:
     mean = scale * float(np.mean(values))
     if len(values) < 2:
         return f"{mean:{sign}.1f}"
-    half = _half(values)
+    half = half_interval(values)
     return f"{mean:{sign}.1f} ± {scale * half:.1f}"
 
 
-def _half(values: Sequence[float]) -> float:
+def half_interval(values: Sequence[float]) -> float:
     """Half of Student's interval of a mean; of differences, too, which are no shares."""
     spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
     return float(stats.t.ppf(_TWO_SIDED, len(values) - 1)) * spread
@@ -217,7 +217,7 @@ def draw(path: Path) -> None:
         values = np.array([[r["accuracy"] for r in rounds] for rounds in seeds])
         left.plot(steps, 100 * values.mean(0), line, color=colour, label=name, linewidth=1.5)
         if len(values) > 1:
-            halves = np.array([_half(column.tolist()) for column in values.T])
+            halves = np.array([half_interval(column.tolist()) for column in values.T])
             low, high = values.mean(0) - halves, values.mean(0) + halves
             left.fill_between(steps, 100 * low, 100 * high, color=colour, alpha=0.10, linewidth=0)
         shares = 100 * np.array(_shares(seeds)).mean(0)

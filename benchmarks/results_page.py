@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.active_tables import summary
+from benchmarks import active_tables, disambiguation_tables
 from benchmarks.page_blocks import table
 from benchmarks.results_blocks import network_block, study_block
-from training.active.study import ACTIVE_STUDIES
+from training.active.own_studies import OWN_STUDIES
 from training.studies import STUDIES
 from training.suite.catalogue import EXPERIMENTS
 
@@ -41,6 +41,11 @@ def _link(page: str, what: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda _: f"{what}: [{page}]({page}).\n"
 
 
+# of studies whose arms are no runs
+SUMMARIES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "active-learning": active_tables.summary,
+    "disambiguation": disambiguation_tables.summary,
+}
 # In this order; those without a file are left out.
 OTHERS: tuple[Other, ...] = (
     Other(
@@ -80,12 +85,12 @@ def page() -> str:
     """The whole page of today's results."""
     parts = [WORDS["introduction"], _missing()]
     for name in EXPERIMENTS:
-        studied = name in {*STUDIES, *ACTIVE_STUDIES}
+        studied = name in {*STUDIES, *OWN_STUDIES}
         path = RESULTS / name / ("study.json" if studied else "report.json")
         if path.exists():
             make = study_block if name in STUDIES else network_block
-            if name in ACTIVE_STUDIES:
-                make = active_block
+            if name in OWN_STUDIES:
+                make = own_block
             command = f"oodscore-train benchmark {name}"
             parts.append(_section(f"`{name}`", command, path, make(path), NOTES.get(name)))
     for folder in sorted((ROOT / "models").iterdir()):
@@ -102,9 +107,9 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def active_block(path: Path) -> str:
-    """Of an active study's study.json."""
-    return summary(json.loads(path.read_text(encoding="utf-8")))
+def own_block(path: Path) -> str:
+    """Of the study.json of a study whose arms are no runs."""
+    return SUMMARIES[path.parent.name](json.loads(path.read_text(encoding="utf-8")))
 
 
 def _section(title: str, command: str, path: Path, content: str, note: str | None) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 
@@ -218,7 +218,8 @@ def _area(low: NDArray[np.float64], high: NDArray[np.float64]) -> float:
 def _rank_correlation(scores: Mapping[str, Scores], one: str, other: str) -> float:
     """Over the inputs of all sets together."""
     pairs = [np.concatenate([found[name] for found in scores.values()]) for name in (one, other)]
-    return round(float(spearmanr(*pairs).statistic), _DIGITS)
+    ranks = [rankdata(values) for values in pairs]
+    return round(float(np.corrcoef(ranks)[0, 1]), _DIGITS)
 
 
 @dataclass(frozen=True)
