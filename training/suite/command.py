@@ -1,5 +1,7 @@
 """oodscore-train benchmark: one experiment, all of them, or the list."""
 
+import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -52,11 +54,24 @@ def benchmark(
             f"{name} uses a GPU and downloads by itself; leave the option out",
             param_hint="--gpu, --download",
         )
+    if name != ALL and name not in EXPERIMENTS:
+        near = get_close_matches(name, EXPERIMENTS, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise typer.BadParameter(
+            f"there is no experiment {name!r}; {meant}Choose of {', '.join(EXPERIMENTS)}, or all",
+            param_hint="NAME",
+        )
     try:
         numbers = tuple(int(seed) for seed in seeds.split(","))
     except ValueError as exc:
         raise typer.BadParameter(f"{seeds!r} is no list of numbers", param_hint="--seeds") from exc
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise typer.BadParameter(
+            f"{seeds!r}: seeds are 0 or more, and each counts once", param_hint="--seeds"
+        )
     results = Path("benchmarks") / "results"
+    _check_writable(out or results, "--out")
+    _check_writable(runs, "--runs")
     if name == ALL:
         outcome = run_all(numbers, runs, out or results, Wishes(gpu, download))
         for each, what in outcome.items():
@@ -73,6 +88,14 @@ def benchmark(
         return
     print_comparison(run_benchmark(name, numbers, runs, folder))
     typer.echo(folder / "report.html")
+
+
+def _check_writable(folder: Path, option: str) -> None:
+    """Before anything is trained.  Its nearest ancestor that exists decides; nothing is made."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        why = "is no folder" if not there.is_dir() else "cannot be written to"
+        raise typer.BadParameter(f"{folder}: {there} {why}; name another", param_hint=option)
 
 
 def _print_list(wishes: Wishes) -> None:
