@@ -66,7 +66,8 @@ def read_image_pool(path: Path, beside: Path) -> tuple[list[PoolItem], list[Unre
         listed = list(_listed_images(path))
         named = [(path.parent / name, name) for name in listed]
     if not named:
-        raise DataUnavailable(f"pool: {path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataUnavailable(f"pool: {path} holds no image ({known})")
     items: dict[str, PoolItem] = {}
     bad: list[Unreadable] = []
     for file, name in named:

@@ -123,22 +123,28 @@ class _Converted:
             for position, name in enumerate(outputs):
                 self._values[name] = self._call(torch.ops.aten.select.int, [given[0], position])
         elif kind.startswith("aten::") and len(outputs) == 1:
-            self._values[outputs[0]] = self._call(
-                *self._operator(kind.removeprefix("aten::"), given)
-            )
+            self._values[outputs[0]] = self._call(*self._operator(node, given))
         else:
             raise ValueError(
                 f"{self._path}: {kind} cannot be taken over (branches and loops of TorchScript, "
                 "custom operators); export the model with torch.export instead"
             )
 
-    def _operator(self, name: str, given: list[Any]) -> tuple[Any, list[Any]]:
+    def _operator(self, node: Any, given: list[Any]) -> tuple[Any, list[Any], dict[str, Any]]:
+        """The very overload of the node, its arguments by position and those by name alone."""
+        name = node.kind().removeprefix("aten::")
         if name == "_convolution":  # the last four choose between implementations
-            return torch.ops.aten.convolution.default, given[:9]
-        return getattr(torch.ops.aten, name), given
+            return torch.ops.aten.convolution.default, given[:9], {}
+        schema: Any = torch._C.parse_schema(node.schema())
+        operator = getattr(getattr(torch.ops.aten, name), schema.overload_name or "default")
+        pairs = list(zip(schema.arguments, given, strict=True))
+        named = {argument.name: value for argument, value in pairs if argument.kwarg_only}
+        return operator, [value for argument, value in pairs if not argument.kwarg_only], named
 
-    def _call(self, target: Any, arguments: list[Any]) -> fx.Node:
-        return self._graph.call_function(target, tuple(arguments))
+    def _call(
+        self, target: Any, arguments: list[Any], named: dict[str, Any] | None = None
+    ) -> fx.Node:
+        return self._graph.call_function(target, tuple(arguments), named)
 
     def _constant(self, value: Any) -> Any:
         if not isinstance(value, Tensor):

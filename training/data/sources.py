@@ -87,7 +87,9 @@ def read_folder(name: str, spec: ImageInput, *, path: str) -> ImageSet:
     classes = sorted(child.name for child in root.iterdir() if child.is_dir())
     files = sorted(f for f in root.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES)
     if not files:
-        raise DataUnavailable(f"{name}: {path} holds no image ({', '.join(_IMAGE_SUFFIXES)})")
+        raise DataUnavailable(
+            f"{name}: {path} holds no image ({', '.join(sorted(_IMAGE_SUFFIXES))})"
+        )
     index_of = {label: i for i, label in enumerate(classes)}
     labels = np.array([index_of.get(f.relative_to(root).parts[0], -1) for f in files], np.int64)
     return read_image_files(name, files, spec, labels, tuple(classes), f"folder {root.name}")

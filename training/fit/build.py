@@ -155,21 +155,40 @@ def _untapped(network: Network, classes: int | None) -> Classifier:
 
 def _survey(classifier: Classifier, network: Network) -> tuple[Survey, TapChoice]:
     images = classifier.continuous(example_inputs(classifier.spec, 2))
+    _check_weights(classifier, network)
     backbone = classifier.backbone
-    if isinstance(backbone, OnnxModel) or isinstance(backbone, GraphModel):  # noqa: SIM101
-        found = backbone.survey(images)
-    else:
-        assert isinstance(backbone, TappedModule)  # noqa: S101
-        try:
+    try:
+        if isinstance(backbone, OnnxModel) or isinstance(backbone, GraphModel):  # noqa: SIM101
+            found = backbone.survey(images)
+        else:
+            assert isinstance(backbone, TappedModule)  # noqa: S101
             found = survey(backbone.module, images)
-        except (RuntimeError, AssertionError, TypeError) as exc:
-            channels, height, width = images.shape[1:]
-            raise ValueError(
-                f"{network.said} does not run on images of {height} x {width} pixels and "
-                f"{channels} channels: {str(exc).strip().splitlines()[0]} (--size says the size, "
-                "as many values as there are channels in --mean and --std)"
-            ) from exc
+    except ValueError:
+        raise
+    except Exception as exc:  # onnxruntime and the networks of others have their own
+        channels, height, width = images.shape[1:]
+        raise ValueError(
+            f"{network.said} does not run on images of {height} x {width} pixels and "
+            f"{channels} channels: {str(exc).strip().splitlines()[0]} (--size says the size, "
+            "as many values as there are channels in --mean and --std)"
+        ) from exc
+    if not found.features.isfinite().all():
+        raise ValueError(
+            f"{network.said}: the features its head reads are NaN or infinite for random pixels: "
+            "its weights are broken, or --mean and --std are not those of its training"
+        )
     return found, choose_taps(found)
+
+
+def _check_weights(classifier: Classifier, network: Network) -> None:
+    """ValueError naming the first tensors that hold NaN or infinity."""
+    broken = [name for name, value in classifier.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{network.said}: {len(broken)} tensors of its weights hold NaN or infinite values "
+            f"({', '.join(broken[:5])}); its training failed, or the file is damaged: take "
+            "weights from before"
+        )
 
 
 @torch.no_grad()

@@ -202,6 +202,13 @@ def _image_input(flags: ImageFlags, known: Mapping[str, Any], said: str) -> Imag
     channels = len(values["mean"])
     if channels not in (1, 3):
         raise ValueError(f"--mean has {channels} values; one for grey, three for colour images")
+    if len(values["std"]) != channels or min(values["std"]) <= 0:
+        raise ValueError(
+            f"--std is {list(values['std'])}; {channels} positive values are expected, as many as "
+            "--mean has"
+        )
+    if min(height, width) < 1:
+        raise ValueError(f"--size is {height} x {width}; give positive numbers of pixels")
     return ImageInput(
         height=height,
         width=width,
