@@ -158,7 +158,9 @@ def measure_study(study: Study, seeds: tuple[int, ...], runs: Path, out: Path) -
                 measured[name] = MEASURES[name](context)
             entry["by_seed"][str(seed)] = measured | {"config": dumped}
             out.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(found, indent=1) + "\n")
+            temporary = path.with_suffix(".tmp")  # an interrupt leaves the last whole file
+            temporary.write_text(json.dumps(found, indent=1) + "\n")
+            temporary.replace(path)
             gc.collect()
     if len(lacking) == len(study.arms):
         raise next(iter(lacking.values()))
