@@ -25,6 +25,8 @@ def blocks() -> dict[str, str]:
         for name in WORKLOADS
     }
     made["service: neighbours"] = _neighbours(workloads)
+    made["service: goals"] = _goals(workloads)
+    made["service: half load"] = _half_load(_read("service_half_load.json"))
     made["service: overload"] = _overload(_read("service_overload.json"))
     made["service: decoding"] = _decoding(_read("image_decoding.json"))
     made["service: swaps"] = _swaps(_read("service_swaps.json"))
@@ -88,6 +90,67 @@ def _workload(found: Mapping[str, Any]) -> str:
         for name, why in found["failures"].items()
     )
     return about + table(header, rows) + left_out
+
+
+def _goals(workloads: Mapping[str, Any]) -> str:
+    """Ours beside the plain application, the bare session and the best peer."""
+    rows: list[list[str]] = []
+    for found in workloads.values():
+        bare, contenders = found["bare"]["cpu_milliseconds"], found["contenders"]
+        if not {"oodscore", "torch"} <= set(contenders):
+            continue
+        for concurrency, ours in contenders["oodscore"]["load"].items():
+            own = ours["cpu_milliseconds"]
+            plain = contenders["torch"]["load"][concurrency]["cpu_milliseconds"]
+            peers = {
+                name: contenders[name]["load"][concurrency]["cpu_milliseconds"]
+                for name in PEERS
+                if name in contenders
+            }
+            best = min(peers, key=lambda name: peers[name], default=None)
+            rows.append(
+                [
+                    found["title"],
+                    concurrency,
+                    f"{100 * own / plain:.0f} %",
+                    f"{100 * bare / plain:.0f} %",
+                    f"{own - bare:+.2f}",
+                    f"{peers[best] - bare:+.2f} ({CONTENDERS[best].title})" if best else "",
+                    f"{100 * ours['requests_per_second'] * _bare_seconds(found):.0f} %",
+                ]
+            )
+    header = [
+        "",
+        "at once",
+        "of the plain application",
+        "bare session of it",
+        "ms above bare",
+        "best peer's",
+        "of the bare session's rate",
+    ]
+    return table(header, rows)
+
+
+def _bare_seconds(found: Mapping[str, Any]) -> float:
+    """Of the whole machine for a request, all its processors running the bare session."""
+    return 1 / found["bare"]["requests_per_second"]
+
+
+def _half_load(found: Mapping[str, Any]) -> str:
+    if not found:
+        return _MISSING
+    rows = [
+        [
+            row["title"],
+            f"{row['requests_per_second']:.0f}",
+            f"{row['inference_milliseconds']:.1f}",
+            *(f"{row['milliseconds'][key]:.1f}" for key in ("p50", "p99", "max")),
+            f"{100 * row['idle_share_of_a_processor']:.1f} %",
+        ]
+        for row in found["workloads"].values()
+    ]
+    header = ["", "requests/s", "inference alone, ms", "p50 ms", "p99 ms", "max ms", "idle"]
+    return f"Load average {_load(found)} at the end.\n\n" + table(header, rows)
 
 
 def _neighbours(workloads: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from service.bundle import FORWARD, find_bundles
 from service.cpus import usable_cpus
 from service.graphs import SessionOptions
 from service.loading import LoadedBundle, open_bundle
+from service.onnx_session import ModelInput, OnnxSession
 
 ROWS = 64
 
@@ -67,20 +69,34 @@ def bodies(bundle: LoadedBundle, kind: str) -> tuple[list[bytes], str]:
     return encoded, "image/png"
 
 
-def bare(bundle: LoadedBundle, kind: str, seconds: float) -> dict[str, float]:
-    """The session alone on inputs that are ready, one loop a free processor: what is left when
-    everything but inference is taken away."""
+def _ready(bundle: LoadedBundle, kind: str) -> tuple[OnnxSession, list[ModelInput], list[str]]:
+    """The session, what a request's inputs are to it, and the names of all outputs."""
     with np.load(bundle.ref.path / "golden.npz") as golden:
         inputs: Any = golden["inputs"]
-    session, plan = bundle.session(FORWARD), bundle.plan()
-    outputs = list(plan.outputs_of(FORWARD))
+    given: list[ModelInput] = [row[None] for row in inputs]
     if kind == "text":
         assert bundle.encoder is not None  # noqa: S101
         given = [bundle.encoder.encode_all([text]) for text in inputs.tolist()]
     elif kind == "npy":
         given = [inputs[np.arange(ROWS) % len(inputs)]]
-    else:
-        given = [row[None] for row in inputs]
+    return bundle.session(FORWARD), given, list(bundle.plan().outputs_of(FORWARD))
+
+
+def alone(bundle: LoadedBundle, kind: str, runs: int = 100) -> float:
+    """Milliseconds of one inference of one request, the median of `runs`, nothing beside it."""
+    session, given, outputs = _ready(bundle, kind)
+    took: list[float] = []
+    for run in range(runs):
+        started = time.perf_counter()
+        session.run(given[run % len(given)], outputs)
+        took.append((time.perf_counter() - started) * 1e3)
+    return median(took)
+
+
+def bare(bundle: LoadedBundle, kind: str, seconds: float) -> dict[str, float]:
+    """The session alone on inputs that are ready, one loop a free processor: what is left when
+    everything but inference is taken away."""
+    session, given, outputs = _ready(bundle, kind)
     loops = max(1, usable_cpus() // session.threads)
 
     def loop(_: int) -> int:

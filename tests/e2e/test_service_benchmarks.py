@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.service import compare, overload, swaps
+from benchmarks.service import compare, half_load, overload, swaps
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -25,6 +25,14 @@ def test_overload(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found["statuses"]) <= {"200", "429", "504"}
     assert found["statuses"]["200"] > 0
     assert found["recovery"] > 0
+
+
+def test_half_load(capsys: pytest.CaptureFixture[str]) -> None:
+    half_load.main(["--quick", "--models", str(MODELS), "--workloads", "png-small"])
+    found = json.loads(capsys.readouterr().out)["workloads"]["png-small"]
+    assert set(found["statuses"]) == {"200"}
+    assert found["milliseconds"]["p50"] >= found["inference_milliseconds"] > 0
+    assert 0 <= found["idle_share_of_a_processor"] < 1
 
 
 def test_swaps(capsys: pytest.CaptureFixture[str]) -> None:
