@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 GraphState = Literal["ready", "not_opened", "failed"]
 
 # networks slower than this on one input are worth more than one thread
-_SMALL_NETWORK_SECONDS = 0.003
+SMALL_NETWORK_SECONDS = 0.003
 # and only if these make one input that much faster: two at a time are answered sooner otherwise
 _WORTH_ALL_THREADS = 0.8
 # larger ones are not kept in memory twice, for one thread and for all
@@ -75,7 +75,7 @@ def open_graph(path: Path, expected: Expected, options: SessionOptions) -> OnnxS
     alone = min(stopwatch.seconds(session, 1) for _ in range(2))
     cpus = usable_cpus()
     free = options.threads is None and session.provider == "cpu" and cpus > 1
-    if free and alone > _SMALL_NETWORK_SECONDS:
+    if free and alone > SMALL_NETWORK_SECONDS:
         wide = OnnxSession(path, provider=options.provider, threads=cpus)
         stopwatch.seconds(wide, 1)  # warms it
         if min(stopwatch.seconds(wide, 1) for _ in range(3)) < alone * _WORTH_ALL_THREADS:

@@ -124,7 +124,7 @@ def measure_study(study: Study, seeds: tuple[int, ...], runs: Path, out: Path) -
     for arm in study.arms:
         check_config(study.config(arm, seeds[0]))
     path = out / STUDY_JSON
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"arms": {}}
+    found = _read(path) if path.exists() else {"arms": {}}
     found |= {"title": study.title, "libraries": library_versions(), "machine": machine()}
     known: _Known | None = None
     lacking: dict[str, DataUnavailable] = {}
@@ -172,7 +172,7 @@ def study_finished(name: str, seeds: tuple[int, ...], out: Path) -> bool:
     path = out / STUDY_JSON
     if not path.exists():
         return False
-    arms, study = json.loads(path.read_text())["arms"], load_study(name)
+    arms, study = _read(path)["arms"], load_study(name)
     for arm in study.arms:
         for seed in seeds:
             wanted = study.config(arm, seed).model_dump(mode="json", exclude_defaults=True)
@@ -180,6 +180,18 @@ def study_finished(name: str, seeds: tuple[int, ...], out: Path) -> bool:
             if measured.get("config") != wanted or not set(study.measures) <= set(measured):
                 return False
     return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """ValueError naming the file that cannot be gone on with."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found | {"arms": dict(found["arms"])}
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ValueError(
+            f"{path} is not the result of a study ({type(exc).__name__}: {exc}); take it away to "
+            "measure from nothing"
+        ) from exc
 
 
 def _roles(config: RunConfig, seed: int, known: _Known | None) -> _Known:

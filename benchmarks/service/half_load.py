@@ -1,6 +1,6 @@
 """How long does a caller wait at half of the capacity?  python -m benchmarks.service.half_load
 
-Requests at half of the peak rate for half a minute, whatever the answers do; beside it the
+Requests at half of the peak rate for twenty seconds, whatever the answers do; beside it the
 inference of one input by the bare session, one at a time and nothing else running.  And what a
 service that nobody asks takes of a processor.  Writes results/service_half_load.json.
 """
@@ -51,7 +51,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service.half_load")
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--workloads", default=",".join(NAMES))
-    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--quick", action="store_true", help="two seconds; writes nothing")
     arguments = parser.parse_args(given)
     seconds = 2.0 if arguments.quick else arguments.seconds

@@ -69,11 +69,13 @@ def draw(record: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     minutes = [(n + 1) * record["slice_seconds"] / 60 for n in range(len(slices))]
-    above.plot(minutes, [s["resident_mib"] for s in slices])
-    above.set(ylabel="resident memory, MiB", ylim=(0, None))
+    memory = [s["resident_mib"] for s in slices]
+    above.plot(minutes, memory)
+    above.set(ylabel="resident memory, MiB", ylim=(0, 1.2 * max(memory)), xlim=(0, None))
     for name in ("p50", "p99"):
         below.plot(minutes, [s["milliseconds"][name] for s in slices], label=name)
     below.set(xlabel="minutes", ylabel="latency, ms", yscale="log")
+    below.xaxis.get_major_locator().set_params(integer=True)
     below.legend()
     figure.savefig(path, dpi=90)
 

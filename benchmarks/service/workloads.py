@@ -73,12 +73,14 @@ def _ready(bundle: LoadedBundle, kind: str) -> tuple[OnnxSession, list[ModelInpu
     """The session, what a request's inputs are to it, and the names of all outputs."""
     with np.load(bundle.ref.path / "golden.npz") as golden:
         inputs: Any = golden["inputs"]
-    given: list[ModelInput] = [row[None] for row in inputs]
+    given: list[ModelInput]
     if kind == "text":
         assert bundle.encoder is not None  # noqa: S101
         given = [bundle.encoder.encode_all([text]) for text in inputs.tolist()]
     elif kind == "npy":
         given = [inputs[np.arange(ROWS) % len(inputs)]]
+    else:
+        given = [row[None] for row in inputs]
     return bundle.session(FORWARD), given, list(bundle.plan().outputs_of(FORWARD))
 
 

@@ -29,7 +29,7 @@ FOLDER = Path("models") / "m" / "1"
 def test_a_network_that_is_run_by_all_processors_is_kept_for_one_too(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
-    monkeypatch.setattr(graphs, "_SMALL_NETWORK_SECONDS", 0.0)
+    monkeypatch.setattr(graphs, "SMALL_NETWORK_SECONDS", 0.0)
     monkeypatch.setattr(graphs, "_WORTH_ALL_THREADS", math.inf)
     monkeypatch.setattr(graphs, "_TWICE_IN_MEMORY_BYTES", 2**20 if kept else 1)
     bundle = open_repository(models_dir, SessionOptions("cpu", None)).get("tiny")

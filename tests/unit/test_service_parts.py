@@ -245,7 +245,7 @@ def test_slow_networks_get_all_processors(
 
     monkeypatch.setattr("service.graphs.OnnxSession", Recorded)
     monkeypatch.setattr("service.graphs.usable_cpus", lambda: 8)
-    monkeypatch.setattr("service.graphs._SMALL_NETWORK_SECONDS", small_seconds)
+    monkeypatch.setattr("service.graphs.SMALL_NETWORK_SECONDS", small_seconds)
     open_repository(models_dir, SessionOptions("cpu"))
     assert set(opened) == threads
     opened.clear()

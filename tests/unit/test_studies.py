@@ -109,6 +109,18 @@ def test_measures_are_taken_of_every_arm_and_unknown_ones_refused(tmp_path: Path
         measure_study(wrong, (0,), tmp_path / "runs", tmp_path / "out")
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"arms": 3}'])
+def test_a_damaged_result_is_named_and_left_alone(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "out" / "study.json"
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(
+        ValueError, match=r"study\.json is not the result of a study .*take it away"
+    ):
+        measure_study(study(tmp_path), (0,), tmp_path / "runs", tmp_path / "out")
+    assert file.read_text() == text
+
+
 def test_an_unknown_study_is_refused() -> None:
     with pytest.raises(ValueError, match="no study 'x'; choose of"):
         load_study("x")

@@ -193,7 +193,10 @@ def load_first(name: str, sources: Sequence[SourceConfig], loader: Loader[P]) ->
         if "path" in arguments:
             path = expand_variables(arguments["path"])
             if path is None:
-                reasons.append(f"{arguments['path']}: the environment variable is not set")
+                reasons.append(
+                    f"{arguments['path']}: the environment variable is not set; let it name a "
+                    "folder that holds the file (docs/benchmarks.md says where data come from)"
+                )
                 continue
             arguments["path"] = path
         try:
