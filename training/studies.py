@@ -32,8 +32,8 @@ from training.pipeline import train_and_fit
 from training.progress import say
 from training.reporting import machine
 from training.side_scorer import Scorers
+from training.study_file import read_study, write_study
 
-STUDY_JSON = "study.json"
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_id_side", "fpr95_ood_side")
 _TRAIN_SAMPLE = 4000  # train-ID inputs whose scores give the threshold of the open-set papers
 
@@ -123,8 +123,7 @@ def measure_study(study: Study, seeds: tuple[int, ...], runs: Path, out: Path) -
         raise ValueError(f"no measures {unknown}; choose of {sorted(MEASURES)}")
     for arm in study.arms:
         check_config(study.config(arm, seeds[0]))
-    path = out / STUDY_JSON
-    found = _read(path) if path.exists() else {"arms": {}}
+    found = read_study(out)
     found |= {"title": study.title, "libraries": library_versions(), "machine": machine()}
     known: _Known | None = None
     lacking: dict[str, DataUnavailable] = {}
@@ -157,10 +156,7 @@ def measure_study(study: Study, seeds: tuple[int, ...], runs: Path, out: Path) -
             for name in study.measures:
                 measured[name] = MEASURES[name](context)
             entry["by_seed"][str(seed)] = measured | {"config": dumped}
-            out.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")  # an interrupt leaves the last whole file
-            temporary.write_text(json.dumps(found, indent=1) + "\n")
-            temporary.replace(path)
+            write_study(out, found)
             gc.collect()
     if len(lacking) == len(study.arms):
         raise next(iter(lacking.values()))
@@ -169,10 +165,7 @@ def measure_study(study: Study, seeds: tuple[int, ...], runs: Path, out: Path) -
 
 def study_finished(name: str, seeds: tuple[int, ...], out: Path) -> bool:
     """Whether `out` holds every arm of today's study, measured with these seeds."""
-    path = out / STUDY_JSON
-    if not path.exists():
-        return False
-    arms, study = _read(path)["arms"], load_study(name)
+    arms, study = read_study(out)["arms"], load_study(name)
     for arm in study.arms:
         for seed in seeds:
             wanted = study.config(arm, seed).model_dump(mode="json", exclude_defaults=True)
@@ -180,18 +173,6 @@ def study_finished(name: str, seeds: tuple[int, ...], out: Path) -> bool:
             if measured.get("config") != wanted or not set(study.measures) <= set(measured):
                 return False
     return True
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """ValueError naming the file that cannot be gone on with."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found | {"arms": dict(found["arms"])}
-    except (ValueError, KeyError, TypeError) as exc:
-        raise ValueError(
-            f"{path} is not the result of a study ({type(exc).__name__}: {exc}); take it away to "
-            "measure from nothing"
-        ) from exc
 
 
 def _roles(config: RunConfig, seed: int, known: _Known | None) -> _Known:

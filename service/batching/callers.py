@@ -49,7 +49,7 @@ class Watch:
         self._caller = caller
         self._deadline = deadline
         self._gone = gone
-        self._looking: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None  # kept here: a loop's own hold is weak
         remaining = max(0.0, deadline.remaining_seconds)
         if gone is not None and remaining > _LOOK_AFTER_SECONDS:
             self._timer = loop.call_later(_LOOK_AFTER_SECONDS, self._look)

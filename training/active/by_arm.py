@@ -1,6 +1,5 @@
 """study.json of a study whose arms are no runs of a config: measured arm by arm, seed by seed."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -8,8 +7,8 @@ from typing import Any, Protocol, TypeVar
 from training.export import library_versions
 from training.progress import say
 from training.reporting import machine
+from training.study_file import read_study, write_study
 
-STUDY_JSON = "study.json"
 Config = dict[str, Any]
 
 
@@ -36,8 +35,7 @@ def measure_arms(
     one after another.  What was measured by the same config before is not measured again."""
     if not seeds:
         raise ValueError("at least one seed is needed")
-    path = out / STUDY_JSON
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"arms": {}}
+    found = read_study(out)
     for seed in seeds:
         for arm in arms:
             entry = found["arms"].setdefault(arm.name, {"by_seed": {}})
@@ -48,10 +46,7 @@ def measure_arms(
             say(f"{arm.name}, seed {seed}")
             entry["by_seed"][str(seed)] = {**measure(arm, seed), "config": config}
             found |= {"title": title, "libraries": library_versions(), "machine": machine()}
-            out.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(found, indent=1) + "\n")
-            temporary.replace(path)
+            write_study(out, found)
     return found
 
 
@@ -59,10 +54,7 @@ def arms_finished(
     arms: Sequence[A], seeds: Sequence[int], out: Path, config_of: Callable[[A], Config]
 ) -> bool:
     """Whether `out` holds every arm, measured by today's config with these seeds."""
-    path = out / STUDY_JSON
-    if not path.exists():
-        return False
-    found = json.loads(path.read_text())["arms"]
+    found = read_study(out)["arms"]
     return all(
         found.get(arm.name, {"by_seed": {}})["by_seed"].get(str(seed), {}).get("config")
         == config_of(arm)

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from training.active.own_studies import OWN_STUDIES
 from training.benchmarks import print_comparison, run_benchmark
-from training.studies import STUDIES, STUDY_JSON, run_study
+from training.studies import STUDIES, run_study
+from training.study_file import STUDY_JSON
 from training.suite.catalogue import EXPERIMENTS
 from training.suite.needs import needs
 from training.suite.run import Wishes, hindrance, run_all
