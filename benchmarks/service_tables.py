@@ -141,16 +141,24 @@ def _half_load(found: Mapping[str, Any]) -> str:
         return _MISSING
     rows = [
         [
-            row["title"],
-            f"{row['requests_per_second']:.0f}",
+            f"{row['title']}: {name}",
+            f"{load['requests_per_second']:.0f}",
             f"{row['inference_milliseconds']:.1f}",
-            *(f"{row['milliseconds'][key]:.1f}" for key in ("p50", "p99", "max")),
-            f"{100 * row['idle_share_of_a_processor']:.1f} %",
+            *(
+                f"{load[measured][key]:.1f}"
+                for key in ("p50", "p99")
+                for measured in ("milliseconds", "bare_milliseconds")
+            ),
+            f"{load['milliseconds']['max']:.1f}",
         ]
         for row in found["workloads"].values()
+        for name, load in row["loads"].items()
     ]
-    header = ["", "requests/s", "inference alone, ms", "p50 ms", "p99 ms", "max ms", "idle"]
-    return f"Load average {_load(found)} at the end.\n\n" + table(header, rows)
+    header = ["", "requests/s", "inference, nothing beside, ms"]
+    header += ["p50 ms", "bare", "p99 ms", "bare", "max ms"]
+    idle = max(row["idle_share_of_a_processor"] for row in found["workloads"].values())
+    said = f"Load average {_load(found)} at the end; idle, {100 * idle:.1f} % of a processor."
+    return f"{said}\n\n" + table(header, rows)
 
 
 def _neighbours(workloads: Mapping[str, Any]) -> str:

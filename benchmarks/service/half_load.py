@@ -1,8 +1,10 @@
 """How long does a caller wait at half of the capacity?  python -m benchmarks.service.half_load
 
-Requests at half of the peak rate for twenty seconds, whatever the answers do; beside it the
-inference of one input by the bare session, one at a time and nothing else running.  And what a
-service that nobody asks takes of a processor.  Writes results/service_half_load.json.
+Requests at a steady rate for twenty seconds, whatever the answers do: at half of the peak, which
+full batches make possible, and at half of what is answered one at a time.  Beside them the bare
+session, given as many: what the machine makes callers wait where there is no service at all; and
+its inference of one input with nothing else running.  And what a service that nobody asks takes
+of a processor.  Writes results/service_half_load.json.
 """
 
 import argparse
@@ -16,34 +18,53 @@ from typing import Any
 
 from benchmarks.environment import environment
 from benchmarks.service.contenders import CONTENDERS, Setting
+from benchmarks.service.load import percentile
 from benchmarks.service.servers import Server, run_load
-from benchmarks.service.workloads import WORKLOADS, alone, bodies, open_model
+from benchmarks.service.workloads import WORKLOADS, alone, bodies, open_model, paced
+from service.loading import LoadedBundle
 
 RESULT = Path(__file__).parents[1] / "results" / "service_half_load.json"
-SHARE, CONNECTIONS, CONCURRENCY = 0.5, 200, 32
+SHARE, CONNECTIONS = 0.5, 200
+CONCURRENCIES = {"half of the peak": 32, "half of one at a time": 1}
 NAMES = ("png-small", "png", "text")
 
 
 def measure(server: Server, requests: Sequence[bytes], seconds: float) -> dict[str, Any]:
-    def closed(length: float) -> float:
+    """Of the service; for each load its rate, and milliseconds."""
+
+    def closed(concurrency: int, length: float) -> float:
         found = run_load(
-            server.port, requests, mode="closed", seconds=length, concurrency=CONCURRENCY
+            server.port, requests, mode="closed", seconds=length, concurrency=concurrency
         )
         return found["statuses"]["200"] / length
 
-    closed(min(3.0, seconds))
-    rate = SHARE * closed(min(6.0, seconds))
-    found = run_load(
-        server.port, requests, mode="open", seconds=seconds, rate=rate, connections=CONNECTIONS
-    )
+    loads: dict[str, Any] = {}
+    for load, concurrency in CONCURRENCIES.items():
+        closed(concurrency, min(3.0, seconds))
+        rate = SHARE * closed(concurrency, min(6.0, seconds))
+        found = run_load(
+            server.port, requests, mode="open", seconds=seconds, rate=rate, connections=CONNECTIONS
+        )
+        loads[load] = {
+            "requests_per_second": round(rate, 1),
+            "statuses": found["statuses"],
+            "milliseconds": found["milliseconds"]["200"],
+        }
     time.sleep(1.0)
     before = server.cpu_seconds()
     time.sleep(seconds)
     return {
-        "requests_per_second": round(rate, 1),
-        "statuses": found["statuses"],
-        "milliseconds": found["milliseconds"]["200"],
+        "loads": loads,
         "idle_share_of_a_processor": round((server.cpu_seconds() - before) / seconds, 4),
+    }
+
+
+def of_the_bare_session(bundle: LoadedBundle, kind: str, rate: float, seconds: float) -> Any:
+    ordered = paced(bundle, kind, rate, seconds)
+    return {
+        "p50": round(percentile(ordered, 0.5) or 0.0, 3),
+        "p99": round(percentile(ordered, 0.99) or 0.0, 3),
+        "max": round(ordered[-1], 3),
     }
 
 
@@ -70,6 +91,10 @@ def main(given: Sequence[str] | None = None) -> None:
                 found = measure(server, requests, seconds)
             finally:
                 server.stop()
+        for load in found["loads"].values():
+            load["bare_milliseconds"] = of_the_bare_session(
+                bundle, workload.kind, load["requests_per_second"], seconds
+            )
         found["inference_milliseconds"] = (inference + alone(bundle, workload.kind)) / 2
         record["workloads"][name] = {"title": workload.title, **found}
     record["environment"] = environment()

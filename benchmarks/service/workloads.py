@@ -95,6 +95,21 @@ def alone(bundle: LoadedBundle, kind: str, runs: int = 100) -> float:
     return median(took)
 
 
+def paced(bundle: LoadedBundle, kind: str, rate: float, seconds: float) -> list[float]:
+    """Milliseconds from the moment a request was due to its end, sorted, of the bare session in one
+    loop that is given `rate` requests a second: what the machine itself makes callers wait."""
+    session, given, outputs = _ready(bundle, kind)
+    took: list[float] = []
+    began = time.perf_counter()
+    for number in range(int(rate * seconds)):
+        due = began + number / rate
+        if (pause := due - time.perf_counter()) > 0:
+            time.sleep(pause)
+        session.run(given[number % len(given)], outputs)
+        took.append((time.perf_counter() - due) * 1e3)
+    return sorted(took)
+
+
 def bare(bundle: LoadedBundle, kind: str, seconds: float) -> dict[str, float]:
     """The session alone on inputs that are ready, one loop a free processor: what is left when
     everything but inference is taken away."""

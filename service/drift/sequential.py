@@ -1,5 +1,6 @@
 """Both sequential procedures of one detector, the alarms they gave, what survives a restart."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Self
 
@@ -8,9 +9,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from service.drift.bets import Bets
-from service.drift.martingale import LOG_CAPITAL_OF_ALARM, Martingale
+from service.drift.martingale import LOG_CAPITAL_OF_ALARM, Martingale, update_martingales
 from service.drift.report import Began, MartingaleReport, ShiryaevRobertsReport
-from service.drift.shiryaev_roberts import ShiryaevRoberts
+from service.drift.shiryaev_roberts import Alarm, ShiryaevRoberts, update_procedures
 
 Array = NDArray[np.float64]
 
@@ -53,10 +54,19 @@ class Sequential:
         self.began_at = now
         self.began_because: Began = because
 
-    def update(self, scores: NDArray[np.floating], times: NDArray[np.float64], window: int) -> None:
+    def update(self, scores: NDArray[np.floating], times: Array, window: int) -> None:
         """Scores (n,), times (n,); an alarm within `window` inputs of the last belongs to it."""
-        gains = self.bets.log_payoffs_of(scores)
-        for alarm in self.change.update(gains, times):
+        update_each([self], scores[:, None], times, window)
+
+    def take(
+        self,
+        changes: Sequence[Alarm],
+        martingale_alarms: Sequence[int],
+        times: Array,
+        window: int,
+    ) -> None:
+        """Inputs of these times (n,) led to these alarms."""
+        for alarm in changes:
             place = self.inputs + alarm.index
             if self._drifting_since is None or place - self._alarm_input > window:
                 self._drifting_since = alarm.since
@@ -64,15 +74,14 @@ class Sequential:
             self._alarm_input = place
             self._begin_again(float(times[alarm.index]))
             self._alarm_at = self.began_at
-        for index in self.martingale.update(gains):
+        for index in martingale_alarms:
             self._martingale_alarms += 1
             self._martingale_alarm_at = float(times[index])
-        self.inputs += len(scores)
+        self.inputs += len(times)
 
     def fits(self, other: Self) -> bool:
-        """Whether both can go side by side: as many bets on as many scores, none at rest."""
-        shapes = {one.bets.log_payoffs.shape for one in (self, other)}
-        return len(shapes) == 1 and not self.change.resting
+        """Whether both can go side by side: as many bets on as many scores."""
+        return self.bets.log_payoffs.shape == other.bets.log_payoffs.shape
 
     def move_on(self, size: int, held: Array, held_times: Array, stakes: Array) -> None:
         """Take what `size` inputs without an alarm led to, each (k,)."""
@@ -150,6 +159,17 @@ class Sequential:
     def _begin_again(self, now: float) -> None:
         self.began_at = now
         self.began_because = "alarm"
+
+
+def update_each(
+    alarms: Sequence[Sequential], scores: NDArray[np.floating], times: Array, window: int
+) -> None:
+    """Scores (n, d) of d detectors that fit each other, times (n,): input by input."""
+    gains = np.stack([one.bets.log_payoffs_of(scores[:, d]) for d, one in enumerate(alarms)])
+    changes = update_procedures([one.change for one in alarms], gains, times)
+    reached = update_martingales([one.martingale for one in alarms], gains)
+    for one, found, places in zip(alarms, changes, reached, strict=True):
+        one.take(found, places, times, window)
 
 
 def as_time(unix_seconds: float | None) -> datetime | None:

@@ -11,6 +11,7 @@ theorem 2.4; conformal: Vovk et al. 2021, arXiv:2102.10439.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,33 +50,51 @@ class ShiryaevRoberts:
 
     def update(self, gains: Array, times: Array) -> list[Alarm]:
         """Log payoffs (k, n), times (n,) -> the alarms; after each it starts from 0 again."""
-        alarms: list[Alarm] = []
-        place, size = 0, gains.shape[1]
-        while place < size:
-            if self.resting:
-                passed = min(self.resting, size - place)
-                self.resting -= passed
-                place += passed
-                continue
-            added = np.full(size - place, 1.0)
-            # a certain drift may exceed any number before the batch ends; the crossing stands
-            with np.errstate(over="ignore"):
-                path: Array = staked_path(self.held, gains[:, place:], added)
-                over = path.mean(axis=0) >= self.run_length
-            steps = int(over.argmax()) + 1 if over.any() else size - place
-            part = slice(place, place + steps)
-            self.held = path[:, steps - 1].copy()
-            weighted: Array = staked_path(self.held_times, gains[:, part], times[part])
-            self.held_times = weighted[:, -1].copy()
-            place += steps
-            if over.any():
-                alarms.append(Alarm(place - 1, self._since()))
-                self.held = np.zeros_like(self.held)
-                self.held_times = np.zeros_like(self.held_times)
-                self.resting = REST
-        return alarms
+        return update_procedures([self], gains[None], times)[0]
 
-    def _since(self) -> float:
+    def since(self) -> float:
         """The mean beginning of what the leading bet holds."""
         leading = int(self.held.argmax())
         return float(self.held_times[leading] / self.held[leading])
+
+
+def update_procedures(
+    procedures: Sequence[ShiryaevRoberts], gains: Array, times: Array
+) -> list[list[Alarm]]:
+    """Log payoffs (d, k, n) of d procedures, times (n,) -> the alarms of each.
+
+    In blocks no longer than the rest after an alarm: a block holds one alarm of each at most.
+    """
+    alarms: list[list[Alarm]] = [[] for _ in procedures]
+    for first in range(0, len(times), REST):
+        block = slice(first, first + REST)
+        for place, alarm in _update_block(procedures, gains[..., block], times[block]):
+            alarms[place].append(Alarm(first + alarm.index, alarm.since))
+    return alarms
+
+
+def _update_block(
+    procedures: Sequence[ShiryaevRoberts], gains: Array, times: Array
+) -> list[tuple[int, Alarm]]:
+    """As update_procedures of n <= REST; with the number of the procedure."""
+    size = len(times)
+    resting = np.array([one.resting for one in procedures])
+    levels = np.array([one.run_length for one in procedures])
+    added = (np.arange(size) >= resting[:, None]).astype(np.float64)
+    # a certain drift may exceed any number before the block ends; the crossing stands
+    with np.errstate(over="ignore", invalid="ignore"):
+        before = np.array([[one.held, one.held_times] for one in procedures]).swapaxes(0, 1)
+        held, held_times = staked_path(before, gains, np.stack([added, added * times]))
+        over = held.mean(axis=1) >= levels[:, None]
+    crossed: list[bool] = over.any(axis=1).tolist()
+    last = np.where(crossed, over.argmax(axis=1), size - 1)
+    alarms: list[tuple[int, Alarm]] = []
+    for place, one in enumerate(procedures):
+        end = int(last[place])
+        one.held, one.held_times = held[place, :, end].copy(), held_times[place, :, end].copy()
+        one.resting = max(0, one.resting - size)
+        if crossed[place]:
+            alarms.append((place, Alarm(end, one.since())))
+            one.held, one.held_times = np.zeros_like(one.held), np.zeros_like(one.held)
+            one.resting = REST - (size - 1 - end)
+    return alarms

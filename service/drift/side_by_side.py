@@ -3,7 +3,7 @@
 What a bet holds passes a row of inputs as it would pass one linear function, so whole blocks of
 inputs are worked off at once: what it held before is multiplied by all payoffs of the block, what
 came in at an input by those from there on.  Within a block nothing is seen; a bound tells of whom
-an alarm there is out of the question.  All others, and who rests, go alone, input by input.
+an alarm there is out of the question.  All others, and who rests, go input by input.
 
 Rows are laid out detector by detector, the k bets of each beside each other: (n, d * k).
 """
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.drift.martingale import SIGNIFICANCE, unspent
-from service.drift.sequential import Sequential
+from service.drift.martingale import SIGNIFICANCE, unspent_of
+from service.drift.sequential import Sequential, update_each
 
 Array = NDArray[np.float64]
 # longer blocks cost no less, and leave more to be gone through alone
@@ -25,21 +25,22 @@ def update_all(
     alarms: Sequence[Sequential], scores: NDArray[np.floating], times: Array, window: int
 ) -> None:
     """Scores (n, d) of d detectors, times (n,): as Sequential.update of each column."""
-    together = [place for place, one in enumerate(alarms) if one.fits(alarms[0])]
-    quiet: set[int] = set()
-    if len(together) > 1:
-        some = [alarms[place] for place in together]
-        done = _advance(some, scores[:, together].astype(np.float64), times)
-        quiet = {place for place, one in zip(together, done, strict=True) if one}
-    for place, one in enumerate(alarms):
-        if place not in quiet:
-            one.update(scores[:, place], times, window)
+    left = list(range(len(alarms)))
+    while left:
+        group = [place for place in left if alarms[place].fits(alarms[left[0]])]
+        left = [place for place in left if place not in group]
+        awake = [place for place in group if not alarms[place].change.resting]
+        some = [alarms[place] for place in awake]
+        done = _advance(some, scores[:, awake].astype(np.float64), times) if some else []
+        quiet = {place for place, one in zip(awake, done, strict=True) if one}
+        if loud := [place for place in group if place not in quiet]:
+            update_each([alarms[place] for place in loud], scores[:, loud], times, window)
 
 
 def _advance(alarms: Sequence[Sequential], scores: Array, times: Array) -> list[bool]:
     """Which of them took the inputs in; the others are as they were."""
     size, bets = len(scores), alarms[0].bets.count
-    kept = _unspent(alarms, size + 1)
+    kept = unspent_of([one.martingale for one in alarms], size + 1).T
     payoffs = _in_blocks(_payoffs(alarms, scores), 1)
     most_grown = np.maximum(payoffs, 1).prod(axis=1)
     for place in reversed(range(_BLOCK - 1)):  # of each input, and of all after it in its block
@@ -51,13 +52,15 @@ def _advance(alarms: Sequence[Sequential], scores: Array, times: Array) -> list[
         np.concatenate([one.change.held_times for one in alarms]),
         np.concatenate([one.martingale.stakes for one in alarms]),
     ]
-    for before, after, grown, more in zip(path, path[1:], payoffs[:, 0], gained, strict=False):
-        np.multiply(before, grown, out=after)
-        after += more
-    held, stakes = path[:-1, 0] + _BLOCK, path[:-1, 2] + (kept[0] - kept[-1]).max() / bets
-    by_detector = (len(payoffs), len(alarms), bets)
-    means = (held * most_grown).reshape(by_detector).mean(axis=2)
-    capitals = (stakes * most_grown).reshape(by_detector).sum(axis=2) + kept[0]
+    # a certain drift may exceed any number before a block ends; such a one is not quiet
+    with np.errstate(over="ignore", invalid="ignore"):
+        for before, after, grown, more in zip(path, path[1:], payoffs[:, 0], gained, strict=False):
+            np.multiply(before, grown, out=after)
+            after += more
+        held, stakes = path[:-1, 0] + _BLOCK, path[:-1, 2] + (kept[0] - kept[-1]).max() / bets
+        by_detector = (len(payoffs), len(alarms), bets)
+        means = (held * most_grown).reshape(by_detector).mean(axis=2)
+        capitals = (stakes * most_grown).reshape(by_detector).sum(axis=2) + kept[0]
     levels = np.array([one.change.run_length for one in alarms])
     quiet = ((means < levels) & (capitals < 1 / SIGNIFICANCE)).all(axis=0)
     ends = path[-1].reshape(3, len(alarms), bets)
@@ -77,13 +80,6 @@ def _payoffs(alarms: Sequence[Sequential], scores: Array) -> Array:
         exceeded += scores > level
     exceeded += np.arange(len(alarms)) * (len(watched) + 1)
     return rows.take(exceeded, axis=0).reshape(len(scores), -1)
-
-
-def _unspent(alarms: Sequence[Sequential], size: int) -> Array:
-    """What each martingale has not put on any bet, after so many inputs and more: (size, d)."""
-    counts = [one.martingale.inputs for one in alarms]
-    by_count = {count: unspent(count, size) for count in set(counts)}
-    return np.stack([by_count[count] for count in counts], axis=1)
 
 
 def _gained(grown: Array, times: Array, bought: Array) -> Array:

@@ -104,11 +104,12 @@ class DriftTracker:
             self._waiting_count += len(verdicts)
 
     def catch_up(self) -> None:
-        """Take in what was added, if it is enough to pay.  Worker threads only, where nobody waits:
-        it takes milliseconds."""
-        if self._waiting_count >= _WORTH_A_THREAD:
+        """Take in the oldest of what was added while it is enough to pay, and no more: what comes
+        meanwhile waits for the thread.  Worker threads only, where nobody waits: it takes
+        milliseconds."""
+        while self._waiting_count >= _WORTH_A_THREAD:
             with self._lock:
-                self._take_in()
+                self._take_in(_TOGETHER)
 
     def reports(self) -> list[ModelReport]:
         """Every watched version; at most REPORT_EVERY_SECONDS old.  Takes milliseconds."""
@@ -126,9 +127,13 @@ class DriftTracker:
             self._take_in()
             self._save()
 
-    def _take_in(self) -> None:
+    def _take_in(self, most: int | None = None) -> None:
+        """All that waits, or `most` inputs of it."""
         with self._waiting_lock:
-            waiting, self._waiting, self._waiting_count = self._waiting, [], 0
+            sizes = [len(answers.labels) for _, answers in self._waiting]
+            count = len(sizes) if most is None else _first(sizes, most)
+            waiting, self._waiting = self._waiting[:count], self._waiting[count:]
+            self._waiting_count -= sum(sizes[:count])
         if not waiting:
             return
         by_model: dict[Key, list[Answers]] = {}
@@ -165,15 +170,16 @@ class DriftTracker:
             )
 
 
-def _in_parts(answers: Sequence[Answers]) -> Iterator[list[Answers]]:
+def _in_parts(answers: Sequence[Answers]) -> Iterator[Sequence[Answers]]:
     """Of _TOGETHER inputs or somewhat more; the last may have fewer."""
-    part: list[Answers] = []
-    size = 0
-    for one in answers:
-        part.append(one)
-        size += len(one.labels)
-        if size >= _TOGETHER:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
+    sizes = [len(one.labels) for one in answers]
+    begin = 0
+    while begin < len(answers):
+        end = begin + _first(sizes[begin:], _TOGETHER)
+        yield answers[begin:end]
+        begin = end
+
+
+def _first(sizes: Sequence[int], inputs: int) -> int:
+    """How many from the first on hold so many inputs or more; all of them, if they do not."""
+    return min(int(np.searchsorted(np.cumsum(sizes), inputs)) + 1, len(sizes))

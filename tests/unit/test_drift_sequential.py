@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from service.drift import side_by_side
 from service.drift.bets import BETS, CONFIDENCE, Bets
 from service.drift.martingale import SIGNIFICANCE, Martingale, unspent
 from service.drift.sequential import Sequential
@@ -81,6 +82,32 @@ def test_it_is_the_sum_over_every_beginning() -> None:
     assert change.share_of_alarm == pytest.approx(
         math.log(grown.sum(axis=0).mean()) / math.log(1e9)
     )
+
+
+def test_alarms_and_rests_are_those_of_the_recursion() -> None:
+    """Input by input, as the formula is printed."""
+    bets = Bets.against(calibration(15))
+    scores = stream(16, 2000, ood=0.15, start=300)
+    times = 1.7e9 + np.arange(2000)
+    held, held_times = np.zeros(bets.count), np.zeros(bets.count)
+    resting, expected = 0, []
+    for index, payoffs in enumerate(np.exp(bets.log_payoffs_of(scores)).T):
+        if resting:
+            resting -= 1
+            continue
+        held = (held + 1) * payoffs
+        held_times = (held_times + times[index]) * payoffs
+        if held.mean() >= 5000:
+            since = held_times[held.argmax()] / held.max()
+            expected.append((index, pytest.approx(since, rel=1e-12)))
+            held, held_times = np.zeros(bets.count), np.zeros(bets.count)
+            resting = REST
+    change = ShiryaevRoberts(bets.count, 5000)
+    found = change.update(bets.log_payoffs_of(scores), times)
+    assert [(alarm.index, alarm.since) for alarm in found] == expected
+    assert len(expected) > 5
+    assert change.held == pytest.approx(held)
+    assert change.resting == resting
 
 
 def test_batches_change_nothing() -> None:
@@ -263,11 +290,24 @@ def test_side_by_side_is_as_each_alone() -> None:
     assert any(one.martingale_report().alarms for one in alone)
 
 
+def test_a_certain_drift_exceeds_what_a_float_holds() -> None:
+    """Without a warning: each of them is an error here."""
+    bets = [Bets.against(calibration(60 + place)) for place in range(3)]
+    alarms = [Sequential(b, 30_000, 0.0, "first_seen") for b in bets]
+    for _ in range(3):
+        update_all(alarms, np.full((1000, 3), 2.0), np.arange(1000) * 1.0, window=200)
+    assert min(one.alarms for one in alarms) > 25
+    assert all(np.isfinite(one.change.held).all() for one in alarms)
+
+
 def test_side_by_side_goes_no_way_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing happens nobody is sent alone: that is what makes it cheap."""
     bets = [Bets.against(calibration(30 + place)) for place in range(3)]
     alarms = [Sequential(b, 30_000, 0.0, "first_seen") for b in bets]
-    monkeypatch.setattr(Sequential, "update", lambda *_: pytest.fail("went alone"))
+    monkeypatch.setattr(side_by_side, "update_each", lambda *_: pytest.fail("went alone"))
     scores = np.stack([stream(50 + place, 600) for place in range(3)], axis=1)
     update_all(alarms, scores, np.arange(600) * 1.0, window=200)
     assert [one.inputs for one in alarms] == [600] * 3
+    scores[300:] = 2.0
+    with pytest.raises(pytest.fail.Exception, match="went alone"):
+        update_all(alarms, scores, np.arange(600) * 1.0, window=200)

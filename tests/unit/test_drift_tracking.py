@@ -146,7 +146,8 @@ def test_what_is_held_does_not_grow(bundle: tuple[Manifest, Mapping[str, Any]]) 
     for seed in range(8):
         tracker.add("tiny", "1", drawn(bundle, 1100, seed))
         tracker.catch_up()
-        assert tracker._waiting == []
+        held = sum(len(answers.labels) for _, answers in tracker._waiting)
+        assert held == tracker._waiting_count < 1024
     report = only(tracker.reports())
     assert {d.window.size for d in report.detectors if d.window} == {500}
 
@@ -202,7 +203,7 @@ def test_state_is_written_now_and_then_and_at_the_end(
     clock.now += 11
     tracker.add("tiny", "1", drawn(bundle, 600, 1))
     tracker.catch_up()
-    assert read_state(file)["tiny/1"].detectors["msp"].inputs == 1200
+    assert read_state(file)["tiny/1"].detectors["msp"].inputs == 256  # the others wait for more
     tracker.add("tiny", "1", drawn(bundle, 5, 2))
     tracker.catch_up()  # too few to be worth it
     tracker.close()
