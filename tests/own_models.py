@@ -5,13 +5,14 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_text_bundle import INTENTS, id_texts
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from toy import digits
 
@@ -107,14 +108,33 @@ def write_onnx(
     """The network as an ONNX graph of its own, as another tool would leave it; by default, as
     torch.onnx.export does: its newest opset, weights in a file beside it."""
     whole = nn.Sequential(network, nn.Softmax(1)) if softmax else network
+    shapes = {0: torch.export.Dim("batch", min=1)}
+    _write_graph(whole, {"x": torch.zeros(3, 1, 28, 28)}, shapes, to, opset)
+
+
+def write_text_onnx(network: nn.Module, inputs: Sequence[str], to: Path) -> None:
+    """The same of a network of token ids and whatever else of their shape it reads."""
+    shapes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1)}
+    # not one tensor several times, which an exporter takes for one input
+    examples = {name: torch.ones(3, 7, dtype=torch.int64) for name in inputs}
+    _write_graph(network, examples, shapes, to)
+
+
+def _write_graph(
+    network: nn.Module,
+    inputs: dict[str, Tensor],
+    shapes: dict[int, Any],
+    to: Path,
+    opset: int | None = None,
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            whole.eval(),
-            (torch.zeros(3, 1, 28, 28),),
+            network.eval(),
+            tuple(inputs.values()),
             dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            input_names=["x"],
+            dynamic_shapes=(shapes,) * len(inputs),
+            input_names=list(inputs),
             output_names=["y"],
             opset_version=opset,
             verbose=False,
@@ -135,16 +155,28 @@ def write_exported(network: nn.Module, to: Path) -> None:
         torch.jit.trace(network, example).save(to)
 
 
+def questions() -> tuple[list[str], list[int], list[str]]:
+    """Texts, the intent of each, and the words they are made of."""
+    known: dict[str, int] = {}
+    for index, text in enumerate(id_texts(600, 1)):
+        known.setdefault(text, index % 3)
+    words = sorted({word for text in known for word in text.lower().split()})
+    return list(known), list(known.values()), words
+
+
+def write_questions(folder: Path) -> None:
+    """questions.jsonl."""
+    rows = zip(*questions()[:2], strict=True)
+    lines = [json.dumps({"text": text, "label": INTENTS[answer]}) for text, answer in rows]
+    (folder / "questions.jsonl").write_text("\n".join(lines))
+
+
 def write_intents(folder: Path) -> None:
     """A tiny Hugging Face classifier of three intents, trained, in `folder`/intents, and
     `folder`/questions.jsonl."""
     import transformers
 
-    known: dict[str, int] = {}
-    for index, text in enumerate(id_texts(600, 1)):
-        known.setdefault(text, index % 3)
-    texts, answers = list(known), list(known.values())
-    words = sorted({word for text in texts for word in text.lower().split()})
+    texts, answers, words = questions()
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, "[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -173,9 +205,98 @@ def write_intents(folder: Path) -> None:
             optimiser.step()
     network.eval().save_pretrained(folder / "intents")
     tokenizer.save(str(folder / "intents" / "tokenizer.json"))
-    rows = zip(texts, answers, strict=True)
-    lines = [json.dumps({"text": text, "label": INTENTS[answer]}) for text, answer in rows]
-    (folder / "questions.jsonl").write_text("\n".join(lines))
+    write_questions(folder)
+
+
+def write_intents_onnx(folder: Path) -> None:
+    """The classifier of `write_intents` as an export of it leaves it, in `folder`/intents-onnx."""
+    import transformers
+
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "intents")
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+
+    class Logits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, ids: Tensor, mask: Tensor, kinds: Tensor) -> Tensor:
+            given = zip(inputs, (ids, mask, kinds), strict=True)
+            return self.network(**dict(given)).logits
+
+    exported = folder / "intents-onnx"
+    exported.mkdir()
+    for file in ("config.json", "tokenizer.json"):
+        (exported / file).write_bytes((folder / "intents" / file).read_bytes())
+    write_text_onnx(Logits(), inputs, exported / "model.onnx")
+
+
+class Questions(nn.Module):
+    """Token ids and their mask -> three logits; every block reads the mean of the text.
+
+    There are 20 positions.
+    """
+
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(words, 16)
+        self.places = nn.Embedding(20, 16)
+        self.blocks = nn.ModuleList(nn.Linear(32, 16) for _ in range(4))
+        self.answer = nn.Linear(16, 3)
+
+    def states(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
+        """Behind every block (N, L, 16)."""
+        x = self.words(ids) + self.places.weight[: ids.shape[1]]
+        found: list[Tensor] = []
+        for block in self.blocks:
+            around = mean_of_text(x, mask)[:, None].expand(-1, ids.shape[1], -1)
+            x = x + torch.tanh(block(torch.cat([x, around], dim=2)))
+            found.append(x)
+        return found
+
+    def features(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return mean_of_text(self.states(ids, mask)[-1], mask)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.answer(self.features(ids, mask))
+
+
+def mean_of_text(states: Tensor, mask: Tensor) -> Tensor:
+    """(N, L, D) -> (N, D) over the ones of mask (N, L)."""
+    weights = mask[:, :, None].float()
+    return (states * weights).sum(1) / weights.sum(1)
+
+
+def question_tokenizer() -> Tokenizer:
+    """Frames every text; padding is id 1, which its own file says."""
+    vocabulary = ["<unk>", "<pad>", "<s>", "</s>", *questions()[2]]
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "<unk>"))
+    made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(["<unk>", "<pad>", "<s>", "</s>"])
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
+    )
+    made.enable_padding(pad_id=1, pad_token="<pad>")  # noqa: S106
+    return made
+
+
+def trained_questions(tokenizer: Tokenizer) -> Questions:
+    texts, answers, _ = questions()
+    encoded = tokenizer.encode_batch(texts)
+    ids = torch.tensor([each.ids for each in encoded])
+    mask = torch.tensor([each.attention_mask for each in encoded])
+    targets = torch.tensor(answers)
+    torch.manual_seed(0)
+    network = Questions(tokenizer.get_vocab_size())
+    optimiser = torch.optim.Adam(network.parameters(), 5e-3)
+    for _ in range(4):
+        for part in torch.randperm(len(texts)).split(32):
+            optimiser.zero_grad()
+            loss = nn.functional.cross_entropy(network(ids[part], mask[part]), targets[part])
+            loss.backward()
+            optimiser.step()
+    return network.eval()
 
 
 def softmax_behind() -> nn.Sequential:

@@ -14,14 +14,16 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from service.bundle import FORWARD, ImageInput, threshold_at
+from service.bundle import FORWARD, ImageInput, TextInput, threshold_at
 from service.bundle.manifest import BundleName, DetectorName
-from training.backbones.onnx_model import OnnxModel
+from training.backbones.onnx_graph import OnnxGraph
+from training.backbones.onnx_text_model import OnnxTextModel
 from training.classifier import Classifier, ImageClassifier, InputSpec
 from training.combiners import FEWEST_P_VALUES, RULES
 from training.config import CombinerConfig, DetectorConfig, RunConfig, TextConfig, WordTokenizer
 from training.data.vocabulary import make_tokenizer
 from training.detectors import DETECTORS, HEAD_OF, READS_OUTLIERS, Detector, FitError
+from training.export import relative_gap
 from training.graph_detectors import GRAPH_DETECTORS, GraphDetector
 from training.networks import backbones_of, build_classifier
 from training.objectives import OBJECTIVES
@@ -29,6 +31,8 @@ from training.objectives import OBJECTIVES
 # Stands for the number of classes, which only the data know.
 _CLASSES = 2
 _PROBES = 2
+# rounding, other kernels for other lengths; a pad that is read moves far more
+_PADDING_TOLERANCE = 1e-3
 # Networks that bring their number of classes.
 _OF_THEIR_OWN = frozenset({"graph", "hf_classifier", "module", "onnx"})
 
@@ -218,7 +222,9 @@ def _check_network(
     classifier: Classifier, detectors: dict[str, Detector], sides: dict[str, GraphDetector]
 ) -> None:
     """Detectors that this kind of network cannot support, whatever its weights."""
-    if isinstance(classifier.backbone, OnnxModel) and sides:
+    if isinstance(classifier.backbone, OnnxTextModel):
+        check_padding(classifier, classifier.backbone.file)
+    if isinstance(classifier.backbone, OnnxGraph) and sides:
         raise ValueError(
             f"detectors {sorted(sides)} need input gradients or several passes with dropout; an "
             "ONNX graph that is run as it is has neither: leave them out, or fit the PyTorch model"
@@ -232,6 +238,30 @@ def _check_network(
             side.check_network(classifier, noise)
     except FitError as exc:
         raise ValueError(str(exc)) from exc
+
+
+@torch.no_grad()
+def check_padding(classifier: Classifier, said: str) -> None:
+    """ValueError where the logits of a text depend on how much padding stands behind it."""
+    spec = classifier.spec
+    if not isinstance(spec, TextInput) or spec.max_tokens < 2:
+        return
+    tokens = classifier.noise(_PROBES, torch.Generator().manual_seed(0))[:, : spec.max_tokens // 2]
+    missing = spec.max_tokens - tokens.shape[1]
+    padded = classifier(torch.nn.functional.pad(tokens, (0, missing), value=spec.pad_id))
+    alone = classifier(tokens)
+    named = {"logits": (alone.logits, padded.logits)}
+    named |= {tap: (alone.taps[tap], padded.taps[tap]) for tap in alone.taps}
+    for name, (values, beside) in named.items():
+        gap = relative_gap(values.cpu().numpy(), beside.cpu().numpy())
+        if not gap <= _PADDING_TOLERANCE:
+            raise ValueError(
+                f"{said}: a text of {tokens.shape[1]} tokens gives other {name} with {missing} "
+                f"tokens of padding behind it than alone (off by {gap:.0%}): its scores would "
+                "depend on what else is in a batch. Export it with a mask among its inputs "
+                f"(attention_mask); without one it must itself leave out id {spec.pad_id}, the "
+                "tokenizer's padding"
+            )
 
 
 def _check_combiner(

@@ -12,6 +12,7 @@ import torch
 from own_models import (
     trained_sorter,
     write_intents,
+    write_intents_onnx,
     write_onnx,
     write_photos,
     write_screenshots,
@@ -40,7 +41,8 @@ from training.data import load_roles
 from training.detectors import DETECTORS
 from training.evaluation.timing import Limits
 from training.export import open_network, relative_gap
-from training.fit import NEEDS
+from training.fit import NEEDS, FitRequest, describe_layers, run_config
+from training.fit.networks import NetworkFlags, network_of
 from training.fitting import torch_network
 from training.graph_detectors import GRAPH_DETECTORS
 from training.restore import load_scorers
@@ -171,11 +173,50 @@ def test_an_onnx_graph_in_one_command(shop: Path, monkeypatch: pytest.MonkeyPatc
     assert published.strip() == "models/sorter-onnx/1"
 
 
+def test_layers_of_a_folder_go_by_number(shop: Path) -> None:
+    pytest.importorskip("transformers")
+    network = network_of(str(shop / "intents"), NetworkFlags(max_tokens=24))
+    data = str(shop / "questions.jsonl")
+    config, _ = run_config(FitRequest("intents", network, data, taps=["1", "layer3"]))
+    assert config.backbone_options["layers"] == [1, 3]
+    with pytest.raises(ValueError, match="numbers of layers are expected"):
+        run_config(FitRequest("intents", network, data, taps=["pooler"]))
+    with pytest.raises(ValueError, match="by their numbers, as in --taps 2,4"):
+        describe_layers(network)
+
+
+def test_an_onnx_graph_of_texts_in_three_commands(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its logits are those of the Hugging Face classifier it was exported from."""
+    transformers = pytest.importorskip("transformers")
+    transformers.utils.logging.disable_progress_bar()
+    write_intents_onnx(shop)
+    layers, published, scored = run_block(BLOCKS[3], shop, monkeypatch)
+    proposed = [line.split()[1:3] for line in layers.splitlines() if line[0] == "*"]
+    assert proposed == [[f"layer_norm_{i}", "LayerNormalization,"] for i in (2, 4, 6)]
+    bundle = shop / published.strip()
+    manifest = read_manifest(bundle)
+    options = manifest.provenance.config["backbone_options"]
+    assert isinstance(options, dict)
+    assert options["pooling"] == "cls"
+    assert json.loads(scored)["label"] in manifest.class_names == ("card", "weather", "travel")
+    own = transformers.AutoModelForSequenceClassification.from_pretrained(shop / "intents").eval()
+    ids = torch.tensor([[5, 6, 7, 8, 2], [9, 3, 0, 0, 0]])
+    with torch.no_grad():
+        found = own(input_ids=ids, attention_mask=(ids != 0).long(), output_hidden_states=True)
+    given = open_network(bundle / FORWARD)(ids.numpy())
+    assert relative_gap(found.logits.numpy(), given["logits"]) < 1e-4
+    taps = load_scorers(bundle).forward.classifier(ids).taps
+    for layer, tap in enumerate(list(taps.values())[:3], start=1):
+        assert relative_gap(found.hidden_states[layer][:, 0].numpy(), tap.numpy()) < 1e-4
+
+
 def test_a_bundle_is_measured_on_data_of_ones_own(
     shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the bundle of the first block was made."""
-    (printed,) = run_block(BLOCKS[3], shop, monkeypatch)
+    (printed,) = run_block(BLOCKS[4], shop, monkeypatch)
     assert "screenshots" in printed
     assert printed.splitlines()[-1] == "evaluation/report.html"
     listed = (shop / "evaluation" / "mistakes.jsonl").read_text().splitlines()

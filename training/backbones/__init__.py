@@ -13,6 +13,7 @@ from training.backbones.latent import LatentNetwork
 from training.backbones.lenet import LeNet
 from training.backbones.lstm import Lstm
 from training.backbones.onnx_model import onnx_model
+from training.backbones.onnx_text_model import OnnxTextModel
 from training.backbones.osr_cnn import OsrCnn
 from training.backbones.resnet import ResNet
 from training.backbones.tapped import TappedModule, linear_head
@@ -48,6 +49,7 @@ TEXT_BACKBONES: dict[str, Callable[..., TextBackbone]] = {
     "hf_classifier": HuggingFaceClassifier,
     "hf_encoder": HuggingFaceEncoder,
     "lstm": Lstm,
+    "onnx": OnnxTextModel,
     "text_transformer": TextTransformer,
 }
 

@@ -9,10 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from training.backbones.given_files import check_classes, named_taps
 from training.backbones.graph_files import load_graph
 from training.backbones.layers import Layer, Survey, reads_average
-from training.backbones.onnx_model import tap_names
-from training.backbones.tapped import PENULTIMATE, listed
+from training.backbones.tapped import PENULTIMATE
 from training.classifier import Backbone
 from training.outputs import Outputs
 
@@ -47,14 +47,9 @@ class GraphModel(nn.Module):
         with torch.no_grad():
             self.head.weight.copy_(weights[0])
             self.head.bias.copy_(weights[1])
-        if classes is not None and self.head.out_features != classes:
-            raise ValueError(
-                f"{file}: gives {self.head.out_features} logits, the data have {classes} classes"
-            )
-        self.nodes = dict(taps) if isinstance(taps, Mapping) else tap_names(taps)
+        check_classes(file, self.head.out_features, classes)
         known = {node.name: node for node in module.graph.nodes if node.op == "call_function"}
-        if unknown := sorted(set(self.nodes.values()) - set(known)):
-            raise ValueError(f"{file}: has no nodes {unknown}; there are: {listed(known)}")
+        self.nodes = named_taps(file, taps, known, "nodes")
         self.tap_names = (*self.nodes, PENULTIMATE)
         self.penultimate = PENULTIMATE
         features = linear.args[0]

@@ -58,6 +58,7 @@ class Survey:
     classes: int
     averaged: bool  # the head reads the average of the last map
     square: bool  # of the network's input
+    choice: TapChoice | None = None  # where the survey itself sees what to tap
 
 
 @torch.no_grad()
@@ -126,9 +127,12 @@ def _head(
 
 
 def choose_taps(found: Survey) -> TapChoice:
-    """Of maps the last layer of each resolution, but for the last one where the head reads its
-    average; of sequences the ends of a quarter, half and three quarters of the blocks; of vectors
-    up to three that are neither linear nor what the head reads."""
+    """The survey's own choice, if it has one.  Of maps the last layer of each resolution, but for
+    the last one where the head reads its average; of sequences the ends of a quarter, half and
+    three quarters of the blocks; of vectors up to three that are neither linear nor what the head
+    reads."""
+    if found.choice is not None:
+        return found.choice
     layers = [each for each in found.layers if each.tappable]
     maps = [each for each in layers if len(each.shape) == 3]
     sequences = [each for each in layers if len(each.shape) == 2]

@@ -1,7 +1,7 @@
 """An ONNX classifier of someone else, with our scores behind it: one graph.
 
-Three parts are joined: pixels -> the normalised images it reads; the graph as it was given; what
-the detectors make of its tensors, exported from torch.
+Three parts are joined: raw inputs -> what the graph reads, normalised images, or token ids and
+their mask; the graph as it was given; what the detectors make of its tensors, exported from torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,29 +12,38 @@ import torch
 from onnx import ModelProto, compose, helper, version_converter
 from torch import Tensor, nn
 
-from training.backbones.onnx_model import OnnxModel
-from training.classifier import ImageClassifier, example_inputs
-from training.export.graph import EXAMPLE_BATCH, OPSET, PIXELS, export_module
+from service.bundle import TextInput
+from training.backbones.onnx_graph import OnnxGraph
+from training.classifier import Classifier, example_inputs
+from training.export.graph import (
+    EXAMPLE_BATCH,
+    EXAMPLE_LENGTH,
+    OPSET,
+    export_module,
+    input_name,
+)
 from training.outputs import Outputs
 from training.scorer import LOGITS, Scorer
 
 _GIVEN, _SCORES = "given/", "appended/"
-_IMAGES = "images"
 
 
-class _Normalised(nn.Module):
-    def __init__(self, classifier: ImageClassifier) -> None:
+class _Read(nn.Module):
+    """Raw inputs -> what the backbone is called with, `read0` first."""
+
+    def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
 
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        return {_IMAGES: self.classifier.normalise(pixels)}
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        arguments = self.classifier.arguments(self.classifier.continuous(inputs), inputs)
+        return {f"read{position}": argument for position, argument in enumerate(arguments)}
 
 
 class _Scores(nn.Module):
-    """Taps, features and logits, in the order of OnnxModel.outputs -> scores by name."""
+    """Taps, features and logits, in the order of OnnxGraph.outputs -> scores by name."""
 
-    def __init__(self, scorer: Scorer, backbone: OnnxModel) -> None:
+    def __init__(self, scorer: Scorer, backbone: OnnxGraph) -> None:
         super().__init__()
         self.scorer = scorer
         self.names = backbone.tap_names
@@ -47,16 +56,19 @@ class _Scores(nn.Module):
 
 
 def append_scores(scorer: Scorer, path: Path) -> None:
-    """Write the graph: uint8 pixels (N, H, W, C) -> logits and score/<name>."""
+    """Write the graph: uint8 pixels (N, H, W, C), or int64 tokens (N, L) -> logits and
+    score/<name>."""
     classifier = scorer.classifier
-    assert isinstance(classifier, ImageClassifier)  # noqa: S101
     backbone = classifier.backbone
-    assert isinstance(backbone, OnnxModel)  # noqa: S101
-    pixels = example_inputs(classifier.spec, EXAMPLE_BATCH)
-    export_module(_Normalised(classifier), {PIXELS: pixels}, path)
+    assert isinstance(backbone, OnnxGraph)  # noqa: S101
+    spec = classifier.spec
+    inputs = example_inputs(spec, EXAMPLE_BATCH, EXAMPLE_LENGTH)
+    lengths = isinstance(spec, TextInput)
+    export_module(_Read(classifier), {input_name(spec): inputs}, path, lengths=lengths)
     before = onnx.load(path)
     with torch.no_grad():
-        outputs = classifier(pixels)
+        # a graph may know fewer positions than the example of its mask has
+        outputs = classifier(inputs[:, : spec.max_tokens] if lengths else inputs)
     tensors = [*outputs.taps.values(), outputs.logits]
     named = {f"tensor{position}": tensor for position, tensor in enumerate(tensors)}
     export_module(_Scores(scorer, backbone), named, path)
@@ -66,8 +78,9 @@ def append_scores(scorer: Scorer, path: Path) -> None:
     before.ir_version = after.ir_version = given.ir_version = max(
         before.ir_version, after.ir_version, given.ir_version
     )
+    read = [(f"read{position}", _GIVEN + name) for position, name in enumerate(backbone.reads)]
     # what is joined loses its place among the outputs: only the logits keep one, by a new name
-    network = compose.merge_models(before, given, io_map=[(_IMAGES, _GIVEN + backbone.input)])
+    network = compose.merge_models(before, given, io_map=read)
     joined = [
         (_GIVEN + tensor, f"{_SCORES}tensor{position}")
         for position, tensor in enumerate(backbone.outputs())

@@ -38,7 +38,7 @@ from service.bundle import (
     write_golden,
     write_manifest,
 )
-from training.backbones.onnx_model import OnnxModel
+from training.backbones.onnx_graph import OnnxGraph
 from training.config import RunConfig
 from training.evaluation.calibration import acceptance_interval
 from training.export.appended import append_scores
@@ -94,7 +94,7 @@ def write_graphs(
     """
     spec = scorers.classifier.spec
     paths = [to / FORWARD]
-    if isinstance(scorers.classifier.backbone, OnnxModel):
+    if isinstance(scorers.classifier.backbone, OnnxGraph):
         append_scores(scorers.forward, paths[0])
     else:
         export_graph(scorers.forward, spec, paths[0])

@@ -20,7 +20,7 @@ from training.export.fusion import fuse
 PIXELS, TOKENS = "pixels", "tokens"
 # Sizes equal to no other dimension, so that the exporter cannot mistake one for them.
 EXAMPLE_BATCH = 13
-_EXAMPLE_LENGTH = 17
+EXAMPLE_LENGTH = 17
 OPSET = 20
 
 
@@ -31,7 +31,7 @@ def input_name(spec: InputSpec) -> str:
 
 def export_graph(module: nn.Module, spec: InputSpec, path: Path) -> None:
     """Write one self-contained ONNX file and check it against the ONNX specification."""
-    example = example_inputs(spec, EXAMPLE_BATCH, _EXAMPLE_LENGTH)
+    example = example_inputs(spec, EXAMPLE_BATCH, EXAMPLE_LENGTH)
     export_module(module, {input_name(spec): example}, path, lengths=isinstance(spec, TextInput))
 
 

@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from service.bundle import ImageInput
-from training.backbones import BACKBONES
+from service.bundle import ImageInput, TextInput
+from training.backbones.given_files import tap_names
 from training.backbones.graph_model import GraphModel
 from training.backbones.layers import Layer, Survey, TapChoice, choose_taps, survey
-from training.backbones.onnx_model import OnnxModel, tap_names
+from training.backbones.onnx_model import OnnxModel
+from training.backbones.onnx_text_model import OnnxTextModel
 from training.backbones.tapped import TappedModule
-from training.classifier import Classifier, ImageClassifier, example_inputs
+from training.classifier import Classifier, TextClassifier, example_inputs
 from training.config import DetectorConfig, RunConfig, TextConfig
+from training.config_checks import check_padding
 from training.data import InputSet, Roles, load_roles
+from training.data.vocabulary import make_tokenizer
 from training.detectors import DETECTORS
 from training.fit.choice import check_detectors, combiners_for, default_detectors
 from training.fit.needs import Sizes, table
@@ -29,6 +32,12 @@ from training.progress import say
 _CHECKED = 256  # inputs on which labels and predictions are compared
 _CHECKED_AT_ONCE = 32
 _LONGEST = 40  # a layer's longer name is no tap's
+_TOKENS_SEEN = 17  # of the texts that a network is looked at with: no other dimension of it
+_TEXTS_SEEN = 5
+_AS_IN_TRAINING = {
+    "image": "the normalisation (--mean, --std) and the size (--size) those",
+    "text": "and is the tokenizer that",
+}
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,8 @@ def run_config(request: FitRequest) -> tuple[RunConfig, Roles]:
         len(roles.train_id.class_names),
         tokenizer=roles.tokenizer,
     ).eval()
+    if isinstance(classifier, TextClassifier):
+        check_padding(classifier, network.said)
     sizes = _sizes(classifier)
     classes = len(roles.train_id.class_names)
     if sizes.classes != classes:
@@ -81,7 +92,7 @@ def run_config(request: FitRequest) -> tuple[RunConfig, Roles]:
             f"{network.said} gives {sizes.classes} logits, the data have {classes} classes; name "
             "all classes of the network in a file, in the order of the logits (--classes)"
         )
-    _check_agreement(classifier, roles.train_id)
+    _check_agreement(classifier, roles.train_id, network)
     counts = np.bincount(roles.train_id.labels, minlength=sizes.classes).tolist()
     if request.detectors is None:
         names = default_detectors(sizes, counts)
@@ -115,16 +126,25 @@ def run_config(request: FitRequest) -> tuple[RunConfig, Roles]:
 
 def describe_layers(network: Network) -> list[str]:
     """Every layer up to the head, in the order in which they finish, the proposed taps marked."""
+    if not network.surveyed:
+        raise ValueError(
+            f"{network.said}: its layers are numbered, from 1, in its config.json; name those to "
+            "tap by their numbers, as in --taps 2,4"
+        )
     found, choice = _survey(_untapped(network, len(network.class_names) or None), network)
     width = max(len(layer.name) for layer in found.layers)
-    lines = [_line(layer, choice, width) for layer in found.layers]
+    of_texts = network.modality == "text"
+    lines = [_line(layer, choice, width, of_texts) for layer in found.layers]
     head = f"{found.head:{width}}  head: {found.features.shape[1]} features -> {found.classes}"
     return [*lines, f"  {head} classes"]
 
 
-def _line(layer: Layer, choice: TapChoice, width: int) -> str:
+def _line(layer: Layer, choice: TapChoice, width: int, of_texts: bool) -> str:
     mark = "*" if layer.name in choice.taps else " "
-    shape = " x ".join(map(str, layer.shape)) or "no tensor"
+    sizes = list(map(str, layer.shape))
+    if of_texts and len(sizes) == 2:
+        sizes[0] = "tokens"
+    shape = " x ".join(sizes) or "no tensor"
     why = "" if layer.runs == 1 else f"  (runs {layer.runs} times: cannot be tapped)"
     return f"{mark} {layer.name:{width}}  {layer.kind}, {shape}{why}"
 
@@ -133,12 +153,14 @@ def _tapped_options(network: Network, roles: Roles, taps: Sequence[str] | None) 
     """The backbone's options with its head and taps named."""
     options = dict(network.options)
     if not network.surveyed:
-        return options if taps is None else options | {"taps": list(taps)}
+        return options if taps is None else options | {"layers": _layer_numbers(taps)}
     classes = len(roles.train_id.class_names)
     _, choice = _survey(_untapped(network, classes), network)
     chosen = list(choice.taps if taps is None else taps)
     named = network.backbone in ("graph", "onnx") or max(map(len, chosen), default=0) > _LONGEST
     options |= {"taps": tap_names(chosen) if named else chosen}
+    if network.backbone == "onnx" and network.modality == "text":
+        options |= {"pooling": "cls" if choice.tokens == "class" else "mean"}
     if network.backbone in ("module", "timm"):
         options |= {"head": choice.head, "tokens": choice.tokens}
         options |= {"channels_last": choice.channels_last}
@@ -146,23 +168,52 @@ def _tapped_options(network: Network, roles: Roles, taps: Sequence[str] | None) 
     return options
 
 
+def _layer_numbers(taps: Sequence[str]) -> list[int]:
+    try:
+        return [int(tap.removeprefix("layer")) for tap in taps]
+    except ValueError as exc:
+        raise ValueError(f"--taps names {list(taps)}; numbers of layers are expected") from exc
+
+
 def _untapped(network: Network, classes: int | None) -> Classifier:
-    assert isinstance(network.form, ImageInput)  # noqa: S101  (texts are tapped by their backbone)
     options = dict(network.options) | {"taps": []}
-    backbone = BACKBONES[network.backbone](network.form.channels, classes, **options)
-    return ImageClassifier(backbone, network.form).eval()
+    if isinstance(network.form, ImageInput):
+        return build_classifier(network.form, network.backbone, options, classes).eval()
+    tokenizer, spec = make_tokenizer(network.form, ())
+    length = min(_TOKENS_SEEN, spec.max_tokens)
+    return build_classifier(spec, network.backbone, options, classes, length, tokenizer).eval()
 
 
 def _survey(classifier: Classifier, network: Network) -> tuple[Survey, TapChoice]:
-    images = classifier.continuous(example_inputs(classifier.spec, 2))
     _check_weights(classifier, network)
+    backbone = classifier.backbone
+    if isinstance(backbone, OnnxTextModel):
+        tokens = classifier.noise(_TEXTS_SEEN, torch.Generator().manual_seed(0))
+        found = backbone.survey(*classifier.arguments(tokens, tokens))
+    else:
+        found = _survey_of_images(classifier, network)
+    if not found.features.isfinite().all():
+        of_texts = network.modality == "text"
+        drawn, otherwise = (
+            ("tokens", "")
+            if of_texts
+            else ("pixels", ", or --mean and --std are not those of its training")
+        )
+        raise ValueError(
+            f"{network.said}: the features its head reads are NaN or infinite for random {drawn}: "
+            f"its weights are broken{otherwise}"
+        )
+    return found, choose_taps(found)
+
+
+def _survey_of_images(classifier: Classifier, network: Network) -> Survey:
+    images = classifier.continuous(example_inputs(classifier.spec, 2))
     backbone = classifier.backbone
     try:
         if isinstance(backbone, OnnxModel) or isinstance(backbone, GraphModel):  # noqa: SIM101
-            found = backbone.survey(images)
-        else:
-            assert isinstance(backbone, TappedModule)  # noqa: S101
-            found = survey(backbone.module, images)
+            return backbone.survey(images)
+        assert isinstance(backbone, TappedModule)  # noqa: S101
+        return survey(backbone.module, images)
     except ValueError:
         raise
     except Exception as exc:  # onnxruntime and the networks of others have their own
@@ -172,12 +223,6 @@ def _survey(classifier: Classifier, network: Network) -> tuple[Survey, TapChoice
             f"{channels} channels: {str(exc).strip().splitlines()[0]} (--size says the size, "
             "as many values as there are channels in --mean and --std)"
         ) from exc
-    if not found.features.isfinite().all():
-        raise ValueError(
-            f"{network.said}: the features its head reads are NaN or infinite for random pixels: "
-            "its weights are broken, or --mean and --std are not those of its training"
-        )
-    return found, choose_taps(found)
 
 
 def _check_weights(classifier: Classifier, network: Network) -> None:
@@ -193,13 +238,14 @@ def _check_weights(classifier: Classifier, network: Network) -> None:
 
 @torch.no_grad()
 def _sizes(classifier: Classifier) -> Sizes:
-    outputs = classifier(example_inputs(classifier.spec, 2, 8))
+    length = min(8, classifier.spec.max_tokens) if isinstance(classifier.spec, TextInput) else 1
+    outputs = classifier(example_inputs(classifier.spec, 2, length))
     widths = [pooled(tap).shape[1] for tap in outputs.taps.values()]
     return Sizes(outputs.logits.shape[1], outputs.features.shape[1], max(widths), sum(widths))
 
 
 @torch.no_grad()
-def _check_agreement(classifier: Classifier, train: InputSet) -> None:
+def _check_agreement(classifier: Classifier, train: InputSet, network: Network) -> None:
     """ValueError where the network knows no more of the labels than the commonest one."""
     positions = np.unique(np.linspace(0, len(train) - 1, _CHECKED).astype(np.int64))
     right = 0
@@ -213,7 +259,7 @@ def _check_agreement(classifier: Classifier, train: InputSet) -> None:
         raise ValueError(
             f"the network and the data do not fit: {said}, and always answering the commonest "
             f"label would get {commonest}. Are the classes in the order of the logits (--classes), "
-            "the normalisation (--mean, --std) and the size (--size) those of its training?"
+            f"{_AS_IN_TRAINING[network.modality]} of its training?"
         )
     say(said)
 

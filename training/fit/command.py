@@ -28,7 +28,10 @@ def fit(
     ] = None,
     onnx: Annotated[
         Path | None,
-        typer.Option(help="an ONNX classifier instead: scores are appended, without gradients"),
+        typer.Option(
+            help="an ONNX classifier of images or texts instead: scores are appended, without "
+            "gradients"
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -56,6 +59,10 @@ def fit(
     resize: Annotated[str | None, typer.Option(help=", ".join(_RESIZE))] = None,
     interpolation: Annotated[str | None, typer.Option(help=", ".join(_INTERPOLATION))] = None,
     max_tokens: Annotated[int | None, typer.Option(help="of a text; default 128")] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="tokenizer.json of an ONNX classifier; default the one beside it"),
+    ] = None,
     list_layers: Annotated[
         bool, typer.Option("--list-layers", help="show what can be tapped, and stop")
     ] = False,
@@ -81,7 +88,7 @@ def fit(
         _one_of(interpolation, _INTERPOLATION, "--interpolation"),
     )
     names = () if classes is None else _lines(classes)
-    flags = NetworkFlags(weights, _arguments(arguments), names, images, max_tokens)
+    flags = NetworkFlags(weights, _arguments(arguments), names, images, max_tokens, tokenizer)
     if (network is None) == (onnx is None):
         raise typer.BadParameter("give a network, or --onnx FILE", param_hint="NETWORK")
     described = network_of(network or str(onnx), flags)

@@ -4,7 +4,7 @@
     torchvision:resnet50    a classifier of torchvision, with --weights
     timm:resnet50           one of timm, where that is installed, with --weights
     sorter.pt2              a file of torch.export; .pt, .pth or .ts: of TorchScript
-    sorter.onnx             a classifier of images that is an ONNX graph already
+    sorter.onnx             a classifier of images or texts that is an ONNX graph already
     FOLDER                  a Hugging Face classifier, as save_pretrained writes it
 
 Nothing is downloaded and nothing is unpickled.
@@ -18,11 +18,13 @@ from typing import Any, Literal
 
 from service.bundle import ImageInput, Modality
 from training.backbones.onnx_model import input_size
+from training.backbones.onnx_text_model import reads_tokens
 from training.backbones.timm_models import input_recipe
 from training.config import FileTokenizer, TextConfig
 
 Resize = Literal["stretch", "center_crop", "pad"]
 _MAX_TOKENS = 128
+_TOKENIZER = "tokenizer.json"
 _FILES = {".onnx": "onnx", ".pt2": "graph", ".pt": "graph", ".pth": "graph", ".ts": "graph"}
 
 
@@ -65,10 +67,21 @@ class NetworkFlags:
     class_names: Sequence[str] = ()
     images: ImageFlags = ImageFlags()
     max_tokens: int | None = None
+    tokenizer: str | None = None
 
 
 def network_of(given: str, flags: NetworkFlags) -> Network:
     """ValueError where the name, its files or the flags do not fit together."""
+    network = _network_of(given, flags)
+    of_texts = {"--max-tokens": flags.max_tokens, "--tokenizer": flags.tokenizer}
+    of_images = {f"--{name}": value for name, value in vars(flags.images).items()}
+    reads, others = ("texts", of_images) if network.modality == "text" else ("images", of_texts)
+    if strange := [flag for flag, value in others.items() if value is not None]:
+        raise ValueError(f"{network.said} reads {reads}; leave {', '.join(strange)} out")
+    return network
+
+
+def _network_of(given: str, flags: NetworkFlags) -> Network:
     if Path(given).is_dir():
         return _hugging_face(Path(given), flags)
     kind = _FILES.get(Path(given).suffix.lower())
@@ -92,10 +105,26 @@ def network_of(given: str, flags: NetworkFlags) -> Network:
 def _of_file(backbone: str, file: str, flags: NetworkFlags) -> Network:
     if flags.weights is not None or flags.arguments:
         raise ValueError(f"{file}: brings its weights; leave --weights and --arguments out")
+    if backbone == "onnx" and reads_tokens(file):
+        return _onnx_of_texts(Path(file), flags)
     size = input_size(file) if backbone == "onnx" else None
     known = {} if size is None else {"size": size}
     form = _image_input(flags.images, known, file)
     return Network(backbone, {"file": file}, form, tuple(flags.class_names), Path(file).name)
+
+
+def _onnx_of_texts(file: Path, flags: NetworkFlags) -> Network:
+    """Its tokenizer.json stands beside it, as that of an export, or is named."""
+    tokenizer = Path(flags.tokenizer or file.parent / _TOKENIZER)
+    if not tokenizer.is_file():
+        raise ValueError(
+            f"{file}: reads token ids, so a tokenizer is needed, and there is no {tokenizer}; put "
+            f"the {_TOKENIZER} of its training beside it, or name it with --tokenizer"
+        )
+    described = _json(file.parent / "config.json")
+    names = tuple(flags.class_names) or _labels(described)
+    form = _text_input(tokenizer, described, flags)
+    return Network("onnx", {"file": str(file)}, form, names, file.name)
 
 
 def _module(factory: str, flags: NetworkFlags) -> Network:
@@ -137,19 +166,26 @@ def _hugging_face(folder: Path, flags: NetworkFlags) -> Network:
     config = folder / "config.json"
     if not config.is_file():
         raise ValueError(f"{folder}: has no config.json, so it is no Hugging Face classifier")
-    if flags.weights is not None:
-        raise ValueError(f"{folder}: brings its weights; leave --weights out")
-    described = json.loads(config.read_text(encoding="utf-8"))
+    if flags.weights is not None or flags.tokenizer is not None:
+        raise ValueError(f"{folder}: brings both; leave --weights and --tokenizer out")
+    described = _json(config)
     names = tuple(flags.class_names) or _labels(described)
-    tokenizer = folder / "tokenizer.json"
+    tokenizer = folder / _TOKENIZER
     if not tokenizer.is_file():
         raise ValueError(
             f"{folder}: has no tokenizer.json; classifiers of texts are read from a folder, one of "
             "images goes by package.module:callable"
         )
-    special = _special_tokens(folder)
+    form = _text_input(tokenizer, described, flags)
+    said = f"the classifier {folder.name}"
+    return Network("hf_classifier", {"folder": str(folder)}, form, names, said, surveyed=False)
+
+
+def _text_input(tokenizer: Path, described: Mapping[str, Any], flags: NetworkFlags) -> TextConfig:
+    """`described`: the network's config.json, which may know how many positions there are."""
+    special = _special_tokens(tokenizer)
     positions = described.get("max_position_embeddings", _MAX_TOKENS)
-    form = TextConfig(
+    return TextConfig(
         max_tokens=flags.max_tokens or min(_MAX_TOKENS, positions),
         tokenizer=FileTokenizer(
             kind="file",
@@ -157,14 +193,6 @@ def _hugging_face(folder: Path, flags: NetworkFlags) -> Network:
             pad_token=special.get("pad_token", "[PAD]"),
             unknown_token=special.get("unk_token", "[UNK]"),
         ),
-    )
-    return Network(
-        "hf_classifier",
-        {"folder": str(folder)},
-        form,
-        names,
-        f"the classifier {folder.name}",
-        False,
     )
 
 
@@ -176,11 +204,27 @@ def _labels(described: Mapping[str, Any]) -> tuple[str, ...]:
     return () if numbered else names
 
 
-def _special_tokens(folder: Path) -> dict[str, str]:
+def _json(file: Path) -> dict[str, Any]:
+    """A file that holds one object; {} where there is none."""
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise ValueError(f"{file}: is no JSON ({exc})") from exc
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: is no JSON object")
+    return values
+
+
+def _special_tokens(tokenizer: Path) -> dict[str, str]:
+    """By the files beside a tokenizer, or what the tokenizer itself says of them."""
+    own = _json(tokenizer)
+    padding, model = own.get("padding") or {}, own.get("model") or {}
+    told = {"pad_token": padding.get("pad_token"), "unk_token": model.get("unk_token")}
+    beside = ("tokenizer_config.json", "special_tokens_map.json")
     found: dict[str, str] = {}
-    for file in ("tokenizer_config.json", "special_tokens_map.json"):
-        path = folder / file
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for values in (*(_json(tokenizer.with_name(file)) for file in beside), told):
         for name in ("pad_token", "unk_token"):
             value = values.get(name)
             content = value.get("content") if isinstance(value, dict) else value
