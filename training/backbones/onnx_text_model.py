@@ -5,7 +5,7 @@
 What else the graph reads beside token ids, a mask and the kinds of its tokens, is made inside it.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,7 +45,8 @@ class OnnxTextModel(OnnxGraph):
     """file: reads token ids (N, L), and may read a mask, 1 where a token of the text stands, and
     the kinds of its tokens, all of the first; gives logits (N, K) made of one vector a text.
 
-    taps        tap name -> name of a tensor, (N, D), or (N, L, D), of which is taken
+    taps        tap name -> name of a tensor: vectors (N, D), or sequences, N, L and D in any
+                order, of which is taken
     pooling     the first token ("cls"), or the mean over the text's own ("mean").
 
     ValueError where the file, its inputs, the vocabulary, the classes or a tap do not fit.
@@ -72,11 +73,12 @@ class OnnxTextModel(OnnxGraph):
             )
         tensors = named_taps(file, taps, makers_of(model), "tensors")
         _feed(model, read)
+        layouts = _layouts_of(model, tensors, file)
         places = {
-            tap: _pooled(model, tap, tensor, pooling) if ranks == 3 else tensor
-            for (tap, tensor), ranks in zip(
-                tensors.items(), _ranks(model, tensors, file), strict=True
-            )
+            tap: _pooled(model, tap, tensor, layouts[tensor], pooling)
+            if layouts[tensor]
+            else tensor
+            for tap, tensor in tensors.items()
         }
         super().__init__(file, model, (_TOKENS, _OWN), classes, places)
         self._ids = read.ids
@@ -103,60 +105,56 @@ class OnnxTextModel(OnnxGraph):
         return outputs
 
     def survey(self, tokens: Tensor, mask: Tensor) -> Survey:
-        """Every sequence (N, L, D) and every vector (N, D) up to the head, and which to tap."""
+        """Every sequence and every vector up to the head, and which to tap."""
+        if tokens.shape[1] < 2:
+            raise ValueError(f"{self.file}: --max-tokens leaves texts of one token; give more")
         self(tokens, mask)  # says what is wrong, where something is
         kinds = self.every_tensor()
         names = [*kinds, self.features]
         values = self.values_of(names, tokens, mask)
-        fewer = max(1, tokens.shape[1] - 1)
-        shorter = self.values_of(names, tokens[:, :fewer], mask[:, :fewer])
-        sequences = {
-            name: value
-            for name, value in values.items()
-            if value.ndim == 3
-            and value.shape[:2] == tuple(tokens.shape)
-            and shorter[name].shape[1] == fewer
-        }
-        vectors = {
-            name: value
-            for name, value in values.items()
-            if value.ndim == 2 and len(value) == len(tokens) and value.shape == shorter[name].shape
-        }
+        shorter = self.values_of(names, tokens[:, 1:], mask[:, 1:])
+        layouts = _layouts(values, shorter, self.values_of(names, tokens[1:], mask[1:]))
+        # in the graph's order, sequences as (N, L, D)
+        found = {name: values[name].transpose(layout) if layout else values[name]
+                 for name, layout in layouts.items()}  # fmt: skip
         layers = tuple(
-            Layer(name, kind, values[name].shape[1:], 1, kind in SHAPING)
-            for name, kind in kinds.items()
-            if name in sequences or name in vectors
+            Layer(name, kinds[name], value.shape[1:], 1, kinds[name] in SHAPING)
+            for name, value in found.items()
+            if name in kinds
         )
-        first = _reads_first(values, vectors, sequences)
-        own = mask.numpy()[:, :, None]
-        of_texts = {
-            name: value[:, 0] if first else (value * own).sum(1) / own.sum(1)
-            for name, value in sequences.items()
-        }
+        first = _reads_first(found)
         choice = TapChoice(
-            self.features,
-            self._proposed(of_texts, vectors),
-            "class" if first else "map",
+            self.features, self._proposed(found, mask, first), "class" if first else "map"
         )
         read = torch.from_numpy(values[self.features])
         classes = self.head.out_features
         return Survey(layers, self.features, read, classes, False, False, choice)
 
     def _proposed(
-        self, sequences: Mapping[str, NDArray[Any]], vectors: Mapping[str, NDArray[Any]]
+        self, found: Mapping[str, NDArray[Any]], mask: Tensor, first: bool
     ) -> tuple[str, ...]:
-        """Sequences at a quarter, half and three quarters of the depth; without any, vectors."""
-        found = passages(self.model, self._ids, self.features)
-        if chosen := quarters([each for each in found if each.tensor in sequences]):
-            return tuple(name for name in chosen if _varies(sequences[name]))
-        # what the head reads is tapped anyway, and what is linear in it says nothing new
-        deepest = max((each.depth for each in found), default=0)
-        ends = {
-            each.depth: each.tensor
-            for each in found
-            if each.tensor in vectors and each.depth < deepest and _varies(vectors[each.tensor])
-        }
-        return tuple(ends.values())[-_MOST_VECTORS:]
+        """Sequences at a quarter, half and three quarters of the depth; without any, vectors.
+        None that is the same for all texts, or what the head reads, which is tapped anyway."""
+        own = mask.numpy()[:, :, None]
+        head = found[self.features]
+
+        def tells(name: str) -> bool:
+            value = found[name]
+            if value.ndim == 3:
+                value = value[:, 0] if first else (value * own).sum(1) / own.sum(1)
+            same = value.shape == head.shape and np.allclose(value, head, rtol=1e-3, atol=1e-5)
+            return not same and bool(np.ptp(value, axis=0).max(initial=0) > 0)
+
+        passed = [each for each in passages(self.model, self._ids, self.features)
+                  if each.tensor in found]  # fmt: skip
+        chosen = quarters([each for each in passed if found[each.tensor].ndim == 3])
+        if chosen := [name for name in chosen if tells(name)]:
+            return tuple(chosen)
+        # what is linear in the features says nothing new
+        deepest = max((each.depth for each in passed), default=0)
+        ends = {each.depth: each.tensor for each in passed
+                if found[each.tensor].ndim == 2 and each.depth < deepest}  # fmt: skip
+        return tuple(name for name in ends.values() if tells(name))[-_MOST_VECTORS:]
 
 
 def reads_tokens(file: str) -> bool:
@@ -237,8 +235,11 @@ def _feed(model: ModelProto, read: _Read) -> None:
         graph.node.insert(0, node)
 
 
-def _pooled(model: ModelProto, tap: str, tensor: str, pooling: Pooling) -> str:
-    """Append what makes a sequence (N, L, D) one vector a text, (N, D); its name.
+def _pooled(
+    model: ModelProto, tap: str, tensor: str, layout: tuple[int, ...], pooling: Pooling
+) -> str:
+    """Append what makes a sequence one vector a text, (N, D); its name.  `layout`: the axes of
+    texts, tokens and features.
 
     Operators that are the same in every opset.
     """
@@ -252,6 +253,8 @@ def _pooled(model: ModelProto, tap: str, tensor: str, pooling: Pooling) -> str:
         graph.node.append(helper.make_node(kind, inputs, [pooled + name], **attributes))
         return pooled + name
 
+    if layout != (0, 1, 2):
+        tensor = made("Transpose", tensor, name="/ordered", perm=layout)
     if pooling == "cls":
         return made("Gather", tensor, constant("/first", 0), name="", axis=1)
     own = made("Cast", _OWN, name="/own", to=TensorProto.FLOAT)
@@ -264,37 +267,58 @@ def _pooled(model: ModelProto, tap: str, tensor: str, pooling: Pooling) -> str:
     return made("Reshape", mean, constant("/shape", [0, -1]), name="")
 
 
-def _ranks(model: ModelProto, tensors: Mapping[str, str], file: str) -> list[int]:
-    """Of the tensors to tap; run, as types and ranks are not always written down."""
+def _layouts_of(
+    model: ModelProto, tensors: Mapping[str, str], file: str
+) -> dict[str, tuple[int, ...]]:
+    """`_layouts` of the tensors to tap; run, as shapes are not always written down."""
     if not tensors:
-        return []
-    session = session_of(with_outputs(model, list(tensors.values())), file)
-    fed = {_TOKENS: np.ones((2, 1), np.int64), _OWN: np.ones((2, 1), np.bool_)}
+        return {}
     names = list(dict.fromkeys(tensors.values()))
-    ranks = dict(zip(names, (np.ndim(value) for value in session.run(names, fed)), strict=True))
+    session = session_of(with_outputs(model, names), file)
+
+    def values(texts: int, tokens: int) -> dict[str, NDArray[Any]]:
+        shape = (texts, tokens)
+        fed = {_TOKENS: np.ones(shape, np.int64), _OWN: np.ones(shape, np.bool_)}
+        return dict(zip(names, map(np.asarray, session.run(names, fed)), strict=True))
+
+    found = _layouts(values(2, 2), values(2, 1), values(1, 2))
     for tap, tensor in tensors.items():
-        if ranks[tensor] not in (2, 3):
+        if tensor not in found:
             raise ValueError(
-                f"{file}: {tensor}, the tap {tap}, has {ranks[tensor]} dimensions; a tap is "
-                "(N, D) or (N, L, D)"
+                f"{file}: {tensor}, the tap {tap}, is neither a vector nor a sequence of vectors "
+                "for every text; --list-layers shows what is"
             )
-    return [ranks[tensor] for tensor in tensors.values()]
+    return found
 
 
-def _reads_first(
-    values: Mapping[str, NDArray[Any]], vectors: Container[str], sequences: Container[str]
-) -> bool:
-    """Whether a vector is the first token of a sequence made before it; `values` are in the
-    graph's order.  A sequence made after it may be the vector, repeated."""
-    before: list[NDArray[Any]] = []
+def _layouts(
+    values: Mapping[str, NDArray[Any]],
+    shorter: Mapping[str, NDArray[Any]],
+    fewer: Mapping[str, NDArray[Any]],
+) -> dict[str, tuple[int, ...]]:
+    """Of sequences the axes of texts, tokens and features, of vectors (N, D) none; other tensors
+    are left out.  `shorter`, `fewer`: the values for shorter and for fewer texts."""
+    found: dict[str, tuple[int, ...]] = {}
     for name, value in values.items():
-        if name in sequences:
+        tokens, texts = (
+            [axis for axis, size in enumerate(value.shape) if other[name].shape[axis] != size]
+            for other in (shorter, fewer)
+        )
+        if value.ndim == 2 and texts == [0] and not tokens:
+            found[name] = ()
+        if value.ndim == 3 and len(texts) == len(tokens) == 1 and texts != tokens:
+            (rest,) = {0, 1, 2}.difference(texts, tokens)
+            found[name] = (*texts, *tokens, rest)
+    return found
+
+
+def _reads_first(found: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether a vector is the first token of a sequence made before it.  A sequence made after it
+    may be the vector, repeated."""
+    before: list[NDArray[Any]] = []
+    for value in found.values():
+        if value.ndim == 3:
             before.append(value[:, 0])
-        if name in vectors and any(np.array_equal(value, first) for first in before):
+        elif any(np.array_equal(value, first) for first in before):
             return True
     return False
-
-
-def _varies(values: NDArray[Any]) -> bool:
-    """Of vectors (N, D): the first token's embedding is the same for all texts."""
-    return bool(np.ptp(values, axis=0).max(initial=0) > 0)

@@ -62,11 +62,12 @@ def words_known(model: ModelProto, ids: str) -> int | None:
 
 
 def quarters(found: Sequence[Passage]) -> list[str]:
-    """The last passages before a quarter, half and three quarters of the depth."""
+    """The last passages before a quarter, half and three quarters of the depth, from the first
+    operator on: a projection of the embeddings may stand before the blocks."""
     deepest = max((passage.depth for passage in found), default=0)
     chosen: list[str] = []
     for quarter in (1, 2, 3):
-        reached = [each.tensor for each in found if 4 * each.depth <= quarter * deepest]
+        reached = [each.tensor for each in found if 4 * (each.depth - 1) <= quarter * (deepest - 1)]
         if deepest and reached:
             chosen.append(reached[-1])
     return list(dict.fromkeys(chosen))
