@@ -98,7 +98,10 @@ def outliers(
     ] = None,
     epochs: Annotated[int, typer.Option(help="of the generator's training")] = 10,
     tokens: Annotated[int, typer.Option(help="in each text")] = 20,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="of the generator, and of the split of ID; left out: the config's"),
+    ] = None,
     runs: _Runs = Path("runs"),
 ) -> None:
     """Train a generator on train-ID and write an outlier set, with a preview to look at.
@@ -109,8 +112,11 @@ def outliers(
     A config reads the set by `source = "generated"`, in its table outliers.sources.  Training
     that was cut off continues after its last finished epoch.
     """
-    order = Order(generator, count, spread, epochs, seed, tokens=tokens)
-    typer.echo(write_outliers(load_config(config), order, out, runs))
+    run = load_config(config)
+    order = Order(
+        generator, count, spread, epochs, run.seed if seed is None else seed, tokens=tokens
+    )
+    typer.echo(write_outliers(run, order, out, runs))
 
 
 @app.command()

@@ -48,7 +48,8 @@ _ENLARGED = 3
 @dataclass(frozen=True)
 class Order:
     """What to make.  `spread`: None chooses it; `target`: the share of outliers that may pass for
-    the generator's own ID then; `tokens`: of each text."""
+    the generator's own ID then; `tokens`: of each text; `seed`: of the generator, and of the split
+    whose train-ID it imitates: with another one it would learn held-out ID."""
 
     generator: str
     count: int = 10_000
@@ -90,7 +91,7 @@ def write_outliers(config: RunConfig, order: Order, out: Path, runs: Path) -> Pa
         except OSError as exc:
             raise ValueError(f"no folder {folder} can be made ({exc}); choose another") from exc
     data = config.data.model_copy(update={"test_ood": {}, "proxy_ood": ()})
-    roles = load_roles(data, config.form, config.seed)
+    roles = load_roles(data, config.form, order.seed)
     make = _texts if isinstance(roles.train_id, TextSet) else _images
     with torch.random.fork_rng():
         torch.manual_seed(order.seed)

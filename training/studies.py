@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,9 @@ class Study(BaseModel):
     arms: tuple[Arm, ...] = Field(min_length=1)
 
     def config(self, arm: Arm, seed: int) -> RunConfig:
-        values = merged(self.base, arm.changes)
+        """With the seed in place of every ${SEED}, as outliers of a generator need that was
+        trained on the train-ID of that seed."""
+        values = _with_seed(merged(self.base, arm.changes), seed)
         return RunConfig.model_validate(values | {"name": arm.name, "seed": seed})
 
 
@@ -98,6 +100,16 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         both = isinstance(known, Mapping) and isinstance(value, Mapping)
         found[key] = merged(known, value) if both else value  # pyright: ignore[reportArgumentType]
     return found
+
+
+def _with_seed(value: Any, seed: int) -> Any:
+    if isinstance(value, str):
+        return value.replace("${SEED}", str(seed))
+    if isinstance(value, Mapping):
+        return {key: _with_seed(one, seed) for key, one in cast(dict[str, Any], value).items()}
+    if isinstance(value, list):
+        return [_with_seed(one, seed) for one in cast(list[Any], value)]
+    return value
 
 
 def load_study(name: str) -> Study:

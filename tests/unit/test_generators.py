@@ -13,6 +13,7 @@ from toy import SPEC, write_digits
 from training.config import RunConfig
 from training.data import DataError, DataUnavailable
 from training.data.generated import read_card, read_generated_images, read_generated_texts
+from training.data.roles import load_roles
 from training.generate import Order, write_outliers
 from training.generators import (
     IMAGE_GENERATORS,
@@ -96,6 +97,19 @@ def test_a_set_is_written_read_and_the_same_again(name: str, tmp_path: Path) -> 
     other = Order(name, count=10, spread=2.0, epochs=2, options={"maps": 6, "latent": 8})
     with pytest.raises(CheckpointMismatch):
         write_outliers(config, other, tmp_path / "third", tmp_path / "runs")
+
+
+def test_a_generator_is_trained_on_the_split_of_its_seed(tmp_path: Path) -> None:
+    """Of the config's own, held-out ID of another seed would be among what it imitates."""
+    config = image_config(tmp_path)
+    splits = []
+    for seed in (0, 1):
+        order = Order("vae", count=10, spread=1.0, epochs=1, seed=seed, options=SMALL)
+        out = write_outliers(config, order, tmp_path / f"{seed}", tmp_path / "runs")
+        roles = load_roles(config.data, config.form, seed)
+        assert read_card("x", out).trained_on == roles.train_id.fingerprint()
+        splits.append(read_card("x", out).trained_on)
+    assert splits[0] != splits[1]
 
 
 def test_a_cut_training_goes_on_to_the_same_set(tmp_path: Path) -> None:

@@ -126,6 +126,17 @@ def test_an_unknown_study_is_refused() -> None:
         load_study("x")
 
 
+def test_a_path_may_name_the_seed() -> None:
+    """A generator's outliers are of the seed whose train-ID it was trained on."""
+    loaded = load_study("newsgroups-outliers")
+    arm = next(arm for arm in loaded.arms if arm.name == "generated")
+    for seed in (0, 3):
+        outliers = loaded.config(arm, seed).outliers
+        assert outliers is not None
+        (source,) = outliers.sources["generated"]
+        assert f"/posts-2-seed{seed}" in str(source.model_dump(mode="json"))
+
+
 def test_changes_are_merged_key_by_key() -> None:
     base = {"a": {"x": 1, "y": 2}, "b": [1]}
     assert merged(base, {"a": {"y": 3}, "b": [2]}) == {"a": {"x": 1, "y": 3}, "b": [2]}
