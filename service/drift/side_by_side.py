@@ -17,7 +17,7 @@ from service.drift.martingale import SIGNIFICANCE, unspent_of
 from service.drift.sequential import Sequential, update_each
 
 Array = NDArray[np.float64]
-# longer blocks cost no less, and leave more to be gone through alone
+# longer blocks cost no less, and leave more to be gone through input by input
 _BLOCK = 16
 
 

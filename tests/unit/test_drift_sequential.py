@@ -301,7 +301,7 @@ def test_a_certain_drift_exceeds_what_a_float_holds() -> None:
 
 
 def test_side_by_side_goes_no_way_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nothing happens nobody is sent alone: that is what makes it cheap."""
+    """While nothing happens nobody goes input by input: that is what makes it cheap."""
     bets = [Bets.against(calibration(30 + place)) for place in range(3)]
     alarms = [Sequential(b, 30_000, 0.0, "first_seen") for b in bets]
     monkeypatch.setattr(side_by_side, "update_each", lambda *_: pytest.fail("went alone"))
