@@ -14,10 +14,11 @@ import pytest
 from tiny_bundle import id_images
 
 from service import graphs
-from service.bundle import FORWARD, BundleCorrupt
+from service.bundle import FORWARD, BundleCorrupt, Golden, GoldenTolerance, TextInput
 from service.cpus import usable_cpus
 from service.errors import DetectorUnavailable
-from service.graphs import RETRY_SECONDS, OnDemandGraph, SessionOptions
+from service.graphs import RETRY_SECONDS, Expected, OnDemandGraph, SessionOptions
+from service.onnx_session import OnnxSession
 from service.repository import open_repository
 
 FILE = "perturbed-odin.onnx"
@@ -44,6 +45,34 @@ def test_a_network_that_is_run_by_all_processors_is_kept_for_one_too(
     wide, single = session.run(images, names), session.single.run(images, names)
     for name in names:
         np.testing.assert_array_equal(wide[name], single[name])
+
+
+@pytest.mark.skipif(usable_cpus() < 2, reason="needs two processors")
+@pytest.mark.parametrize(("alone", "wide", "chosen"), [
+    (0.010, 0.0069, usable_cpus()),
+    (0.010, 0.0071, 1),  # a third sooner would cost a fifth more of the processors
+    (0.002, 0.0002, 1),  # too small to be worth a second session
+])  # fmt: skip
+def test_all_processors_run_one_input_where_that_makes_it_clearly_faster(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, alone: float, wide: float, chosen: int
+) -> None:
+    def least_seconds(_: object, session: OnnxSession) -> float:
+        return alone if session.threads == 1 else wide
+
+    monkeypatch.setattr(graphs._Stopwatch, "least_seconds", least_seconds)
+    bundle = open_repository(models_dir, SessionOptions("cpu", None)).get("tiny")
+    assert bundle.session(FORWARD).threads == chosen
+
+
+def test_what_one_text_takes_is_that_of_median_length_without_padding() -> None:
+    padding = TextInput(
+        tokenizer="tokenizer.json", max_tokens=6, vocabulary_size=9, pad_id=0, unknown_id=1
+    )
+    batch = np.array([[5, 4, 3, 2, 2, 2], [2, 0, 0, 0, 0, 0], [7, 8, 7, 0, 0, 0]])
+    golden = Golden(np.array(["long", "short", "as most"]), {})
+    tolerance = GoldenTolerance(absolute=0, relative=0)
+    expected = Expected(padding, [], golden, batch, FOLDER / "golden.npz", tolerance)
+    np.testing.assert_array_equal(graphs._typical(expected), [[7, 8, 7]])
 
 
 class Opener:
