@@ -72,6 +72,7 @@ def _read_header(stream: io.BytesIO) -> _Header:
     except Exception as exc:
         # numpy parses the header with ast.literal_eval: ValueError, SyntaxError, TypeError, ...
         raise ArrayInvalid(f"the body has no readable npy header: {exc}") from exc
-    if any(size < 0 for size in shape):
-        raise ArrayInvalid(f"the array has shape {shape}")
+    # True and False are whole numbers to Python, and sizes to nobody
+    if any(isinstance(size, bool) or size < 0 for size in shape):
+        raise ArrayInvalid(f"the array has shape {shape}; sizes are whole numbers from 0 on")
     return shape, fortran_order, dtype

@@ -6,7 +6,7 @@ ServiceError
                        MixedModalities, ModalityNotServed, BodyTooLarge, TooManyInputs,
                        ContentTypeUnsupported, ContentEncodingUnsupported, ArrayInvalid,
                        UnknownTensor, TensorInvalid, TensorTooLong, ReportMissing, CapturesOff,
-                       CaptureMissing
+                       CaptureMissing, HeadTooLarge
   InputRejected        one input of it: ImageUnreadable, ImageAnimated, ImageTooLarge,
                        ImageTooManyPixels, TextUnreadable, TextTooLong, Base64Invalid,
                        WrongModality
@@ -24,7 +24,14 @@ from typing import ClassVar
 
 from service.bundle import Modality
 
+_ECHOED_CHARACTERS = 128
 _ARTICLE: dict[Modality, str] = {"image": "an image", "text": "a text"}
+
+
+def told(said: str) -> str:
+    """What the caller sent, in quotes, to be told in a message: the beginning of it."""
+    more = "..." if len(said) > _ECHOED_CHARACTERS else ""
+    return f"{said[:_ECHOED_CHARACTERS]!r}{more}"
 
 
 class ServiceError(Exception):
@@ -143,7 +150,7 @@ class UnknownModel(RequestRejected):
     code = "unknown_model"
 
     def __init__(self, name: str, served: Sequence[str], kind: str = "model") -> None:
-        super().__init__(f"no {kind} {name!r}; served: {', '.join(served) or 'none'}")
+        super().__init__(f"no {kind} {told(name)}; served: {', '.join(served) or 'none'}")
 
 
 class MixedModalities(RequestRejected):
@@ -169,14 +176,14 @@ class UnknownVersion(RequestRejected):
     code = "unknown_version"
 
     def __init__(self, name: str, version: str, served: Sequence[str]) -> None:
-        super().__init__(f"no version {version!r} of {name}; served: {', '.join(served)}")
+        super().__init__(f"no version {told(version)} of {name}; served: {', '.join(served)}")
 
 
 class UnknownDetector(RequestRejected):
     code = "unknown_detector"
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(f"no detector {name!r}; this model has {', '.join(known)}")
+        super().__init__(f"no detector {told(name)}; this model has {', '.join(known)}")
 
 
 class BodyTooLarge(RequestRejected):
@@ -184,6 +191,17 @@ class BodyTooLarge(RequestRejected):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"the body is larger than {limit} bytes")
+
+
+class HeadTooLarge(RequestRejected):
+    """Request line and headers, which end nowhere."""
+
+    code = "head_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the head of the request is larger than {limit} bytes; send fewer or shorter headers"
+        )
 
 
 class TooManyInputs(RequestRejected):
@@ -198,7 +216,7 @@ class ContentTypeUnsupported(RequestRejected):
 
     def __init__(self, content_type: str, accepted: Sequence[str]) -> None:
         super().__init__(
-            f"content type {content_type!r} is not accepted; send {', '.join(accepted)}"
+            f"content type {told(content_type)} is not accepted; send {', '.join(accepted)}"
         )
 
 
@@ -213,7 +231,7 @@ class ContentEncodingUnsupported(RequestRejected):
 
     def __init__(self, encoding: str, accepted: Sequence[str]) -> None:
         super().__init__(
-            f"content encoding {encoding!r} is not accepted; send {', '.join(accepted)}"
+            f"content encoding {told(encoding)} is not accepted; send {', '.join(accepted)}"
         )
 
 
@@ -223,7 +241,7 @@ class UnknownTensor(RequestRejected):
     code = "unknown_tensor"
 
     def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
-        super().__init__(f"no {kind} {name[:128]!r}; this model has {', '.join(known)}")
+        super().__init__(f"no {kind} {told(name)}; this model has {', '.join(known)}")
 
 
 class TensorInvalid(RequestRejected):
@@ -259,7 +277,9 @@ class CaptureMissing(RequestRejected):
     code = "unknown_capture"
 
     def __init__(self, identity: str) -> None:
-        super().__init__(f"no capture {identity!r}; it may have been pushed out or have expired")
+        super().__init__(
+            f"no capture {told(identity)}; it may have been pushed out or have expired"
+        )
 
 
 class ImageUnreadable(InputRejected):

@@ -59,6 +59,7 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.ModalityNotServed: 422,
     errors.Overloaded: 429,
     errors.RateLimited: 429,
+    errors.HeadTooLarge: 431,
     errors.InferenceFailed: 500,
     errors.ScoreNotFinite: 500,
     errors.DetectorUnavailable: 503,

@@ -23,6 +23,7 @@ from service.errors import (
     NoInputs,
     TextUnreadable,
     TooManyInputs,
+    told,
 )
 from service.inputs import BadInput, EncodedImage, Input, PixelImage, ScoreRequest, text_input
 from service.multipart import parse_multipart
@@ -175,7 +176,7 @@ def _parse_multipart(content_type: str, body: bytes, limits: BodyLimits) -> Scor
         elif part.name == "text":
             inputs.append(_encoded_text(part.data, limits))
         else:
-            raise MalformedRequest(f"part {part.name!r} is neither 'file' nor 'text'")
+            raise MalformedRequest(f"part {told(part.name)} is neither 'file' nor 'text'")
     return ScoreRequest(inputs)
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Decision = Literal["ID", "OOD"]
+_LONGEST_PLACE = 128  # names of fields are the caller's, too
 
 
 class _Closed(BaseModel):
@@ -222,5 +223,6 @@ class Status(_Closed):
 def describe_problems(problems: Iterable[Mapping[str, Any]]) -> str:
     """pydantic's error list -> one line that names each field; values are left out."""
     return "; ".join(
-        f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}" for problem in problems
+        f"{'.'.join(map(str, problem['loc']))[:_LONGEST_PLACE] or 'body'}: {problem['msg']}"
+        for problem in problems
     )

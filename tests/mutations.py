@@ -26,7 +26,23 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 _WORDS = (b"null", b"-1", b"1e999", b"[", b"]", b'"', b"\\ud83d", b"{}", b"NaN", b"\0", b"\xff\xfe")
 _VALUES: tuple[Any, ...] = (
-    *(None, True, 0, -1, 2**31, 2**64, 0.5, 1e308, "", "x", "score", "odin", "pixels", "images"),
+    *(
+        None,
+        True,
+        0,
+        -1,
+        2**31,
+        2**64,
+        10**400,
+        0.5,
+        1e308,
+        "",
+        "x",
+        "score",
+        "odin",
+        "pixels",
+        "images",
+    ),
     *("texts", "BYTES", "UINT8", "FP32", [], [0], [1, 1], [10**6, 8, 8, 1], {}, {"binary_data": 1}),
     *("\ud83d", "\0", "a" * 200_000, [[[[1]]]], {"binary_data_size": 5}),
 )

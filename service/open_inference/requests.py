@@ -14,6 +14,7 @@ from service.errors import (
     MalformedRequest,
     NoInputs,
     TensorTooLong,
+    told,
 )
 from service.inputs import Input
 from service.open_inference.schemas import InferBody, InputTensor, Parameters
@@ -89,8 +90,8 @@ def parse_infer(
         inputs,
         id=asked.id,
         detectors=None if detectors is None else [n.strip() for n in str(detectors).split(",")],
-        id_acceptance=None if acceptance is None else float(acceptance),
-        timeout_seconds=None if timeout is None else int(timeout) / 1e6,
+        id_acceptance=None if acceptance is None else _float("id_acceptance", acceptance),
+        timeout_seconds=None if timeout is None else _float("timeout", timeout) / 1e6,
         outputs=outputs or None,
         binary=binary,
     )
@@ -163,11 +164,19 @@ def _checked(parameters: Parameters, known: Mapping[str, tuple[type, ...]]) -> P
     """Raises InvalidParameter."""
     for name, value in parameters.items():
         if name not in known:
-            raise InvalidParameter(f"no parameter {name[:64]!r} here; known: {', '.join(known)}")
+            raise InvalidParameter(f"no parameter {told(name)} here; known: {', '.join(known)}")
         if type(value) not in known[name]:
             kinds = " or ".join(kind.__name__ for kind in known[name])
             raise InvalidParameter(f"parameter {name} is no {kinds}")
     return parameters
+
+
+def _float(name: str, value: float | str) -> float:
+    """Raises InvalidParameter: a whole number of JSON has any number of digits."""
+    try:
+        return float(value)
+    except OverflowError as exc:
+        raise InvalidParameter(f"parameter {name} is larger than any number read here") from exc
 
 
 def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
@@ -176,7 +185,7 @@ def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
     if encoding in ("", "identity"):
         return body
     if encoding not in _WINDOWS:
-        raise ContentEncodingUnsupported(encoding[:64], (*_WINDOWS, "identity"))
+        raise ContentEncodingUnsupported(encoding, (*_WINDOWS, "identity"))
     stream = zlib.decompressobj(_WINDOWS[encoding])
     try:
         whole = stream.decompress(body, limit + 1)

@@ -13,7 +13,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from service.auth import KEY, require_key
-from service.errors import DeadlinePassed, InvalidParameter, ServiceError
+from service.errors import (
+    ContentEncodingUnsupported,
+    DeadlinePassed,
+    InvalidParameter,
+    ServiceError,
+    told,
+)
 from service.metrics import STAGES
 from service.request_bodies import parse_body, read_body, with_parameters
 from service.responses import response_body
@@ -59,6 +65,9 @@ async def score(request: Request) -> Response:
     runtime, repository = await runtime_of(request), await repository_of(request)
     parameters = _parameters(request)
     deadline = deadline_of(request, runtime.settings.request_timeout_seconds)
+    encoding = request.headers.get("content-encoding", "")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise ContentEncodingUnsupported(encoding, ("the body as it is",))
     with runtime.body_slot() as slot:
         body = await read_in_time(request, runtime.body_limits.max_body_bytes, deadline)
         arguments = (request.headers.get("content-type", ""), body, runtime.body_limits)
@@ -132,7 +141,9 @@ def deadline_of(request: Request, longest_seconds: float) -> Deadline:
     except ValueError:
         seconds = -1.0
     if not seconds > 0:  # refuses NaN too
-        raise InvalidParameter(f"X-Request-Timeout is {asked!r}; it is a number of seconds above 0")
+        raise InvalidParameter(
+            f"X-Request-Timeout is {told(asked)}; it is a number of seconds above 0"
+        )
     return Deadline.after(min(seconds, longest_seconds))
 
 

@@ -102,7 +102,7 @@ _REFUSALS = {
     403: "The API key lacks the scope `score`.",
     404: "Unknown model or version.",
     413: "Body, image, text or number of inputs too large.",
-    415: "Content type not accepted.",
+    415: "Content type or content encoding not accepted.",
     422: "The only input cannot be decoded, or is not what the model reads; or no model of its "
     "kind is served.",
     429: "The queue is full, or the API key made its requests for now; Retry-After tells when to "

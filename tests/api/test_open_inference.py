@@ -315,6 +315,12 @@ REQUEST_REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "no acceptance": ({"parameters": {"id_acceptance": 2}}, 400, "invalid_parameter"),
     "out of reach": ({"parameters": {"id_acceptance": 0.9999}}, 400, "acceptance_out_of_reach"),
     "no time": ({"parameters": {"timeout": 0}}, 400, "invalid_parameter"),
+    "time beyond any float": ({"parameters": {"timeout": 10**400}}, 400, "invalid_parameter"),
+    "acceptance beyond any float": (
+        {"parameters": {"id_acceptance": 10**400}},
+        400,
+        "invalid_parameter",
+    ),
     "too little time": ({"parameters": {"timeout": 1}}, 504, "deadline_passed"),
     "id that is none": ({"id": 5}, 400, "malformed_request"),
 }

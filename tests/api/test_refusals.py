@@ -1,6 +1,7 @@
 """Every refusal has its status and code, and leaves the service as it was."""
 
 import base64
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -61,6 +62,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, str]] = {
         TYPE_REFUSED,
     ),
     "nothing at all": ({}, 400, "no_inputs"),
+    "compressed": (
+        {"content": gzip.compress(id_png()), "headers": PNG | {"Content-Encoding": "gzip"}},
+        415,
+        "content_encoding_unsupported",
+    ),
     "no type": ({"content": id_png()}, 415, TYPE_REFUSED),
     "form type": ({"data": {"a": "b"}}, 415, TYPE_REFUSED),
     "text to an image model": (
@@ -142,6 +148,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, str]] = {
     "npy, too long": (array(npy(ONE) + b"x"), 422, "array_invalid"),
     "npy, huge claim": (
         array(npy(ONE).replace(b"(1, 8, 8, 1)", b"(9, 9**9, 8)")),
+        422,
+        "array_invalid",
+    ),
+    "npy, True rows": (
+        array(npy(ONE).replace(b"(1, 8, 8, 1), ", b"(True,8,8,1),")),
         422,
         "array_invalid",
     ),
@@ -239,6 +250,31 @@ def test_acceptance_out_of_reach_names_the_limit(client: httpx.Client) -> None:
     problem = assert_problem(response, 400, "acceptance_out_of_reach")
     assert "199 calibration scores" in problem["detail"]
     assert "0.995" in problem["detail"]
+
+
+LONG = "x" * 50_000
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        base64_json(GOOD, model=LONG),
+        base64_json(GOOD, version=LONG),
+        base64_json(GOOD, detectors=[LONG]),
+        base64_json(GOOD, **{LONG: 1}),
+        image(id_png(), params={LONG: 1}),
+        {"content": id_png(), "headers": {"Content-Type": LONG}},
+        {"content": id_png(), "headers": PNG | {"Content-Encoding": LONG}},
+        {"content": id_png(), "headers": PNG | {"X-Request-Timeout": LONG}},
+    ],
+)
+def test_a_refusal_repeats_only_the_beginning_of_what_was_sent(
+    client: httpx.Client, request_: dict[str, Any]
+) -> None:
+    response = client.post("/score", **request_)
+    assert 400 <= response.status_code < 500
+    assert "xxx" in response.json()["detail"]
+    assert len(response.content) < 2000
 
 
 def test_a_repeated_parameter_is_named(client: httpx.Client) -> None:
