@@ -18,8 +18,8 @@ from service.bundle import (
     ClassReference,
     DetectorSpec,
     Manifest,
+    PValueColumns,
     class_references,
-    p_value_columns,
     p_values,
     threshold_at,
 )
@@ -74,6 +74,16 @@ class Plan:
     def graphs(self) -> tuple[str, ...]:
         """The graph files to run, the forward one first: it gives the label."""
         return tuple(dict.fromkeys((FORWARD, *(d.spec.graph for d in self.detectors))))
+
+    @cached_property
+    def by_class(self) -> bool:
+        """Whether some detector holds each predicted class against its own calibration scores."""
+        return any(detector.by_class is not None for detector in self.detectors)
+
+    @cached_property
+    def pooled(self) -> PValueColumns:
+        """Of scores (D, m), whatever their class."""
+        return PValueColumns([detector.calibration for detector in self.detectors])
 
     def outputs_of(self, graph: str) -> Sequence[str]:
         """Names of the tensors to fetch from one graph file."""
@@ -218,9 +228,8 @@ def _held_against(
     columns: NDArray[np.float32], labels: Sequence[int], plan: Plan
 ) -> tuple[list[list[float]], Sequence[tuple[float, ...]]]:
     """Scores (D, N), labels (N,) -> of each input the p-values and the thresholds, (N, D)."""
-    if all(detector.by_class is None for detector in plan.detectors):
-        pooled = p_value_columns([d.calibration for d in plan.detectors], list(columns))
-        return pooled.T.tolist(), [plan.thresholds] * len(labels)
+    if not plan.by_class:
+        return plan.pooled(columns).T.tolist(), [plan.thresholds] * len(labels)
     found = np.zeros_like(columns, dtype=np.float64)
     thresholds = np.zeros_like(columns, dtype=np.float64)
     predicted = np.asarray(labels)

@@ -9,6 +9,7 @@ from typing import Any
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _FIELDS = "fields"
+_to_json = json.JSONEncoder(default=str).encode  # json.dumps would make an encoder every time
 
 
 class JsonFormatter(logging.Formatter):
@@ -26,7 +27,7 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, _FIELDS, {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _to_json(line)
 
 
 def fields(**values: Any) -> dict[str, Any]:
@@ -40,9 +41,9 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # no line tells them; asked for, they would be looked up for each
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.captureWarnings(True)
     logging.getLogger("PIL").setLevel(logging.WARNING)
-    # warns of bytes of malformed bodies, which are the caller's business
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     # a line for every malformed form, which the answer tells already
     logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -107,7 +107,7 @@ class OnnxSession:
             raise ValueError("an empty batch cannot be scored")
         arrays = self._session.run(list(outputs), {self._input: batch})
         rows = len(batch)
-        if any(array.shape[0] != rows for array in arrays):
+        if {len(array) for array in arrays} != {rows}:
             found = {name: len(array) for name, array in zip(outputs, arrays, strict=True)}
             raise RuntimeError(f"not {rows} rows in each output: {found}")
         return dict(zip(outputs, arrays, strict=True))

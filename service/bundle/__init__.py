@@ -5,8 +5,8 @@ Light on purpose: standard library, pydantic, numpy, Pillow and tokenizers only.
 
 from service.bundle.calibration import (
     ClassReference,
+    PValueColumns,
     class_references,
-    p_value_columns,
     p_values,
     threshold_at,
 )
@@ -88,6 +88,7 @@ __all__ = [
     "Manifest",
     "ManifestInvalid",
     "Modality",
+    "PValueColumns",
     "Provenance",
     "TextEncoder",
     "TextInput",
@@ -99,7 +100,6 @@ __all__ = [
     "check_seal",
     "class_references",
     "find_bundles",
-    "p_value_columns",
     "p_values",
     "pad_tokens",
     "publish",

@@ -6,11 +6,13 @@ P(flagged) <= alpha, where alpha = 1 - id_acceptance.  "p <= alpha" is exactly
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+_Places = Callable[[NDArray[np.floating]], NDArray[np.intp]]
 
 
 def threshold_at(sorted_scores: NDArray[np.floating], id_acceptance: float) -> float:
@@ -31,18 +33,21 @@ def p_values(
     sorted_scores: NDArray[np.floating], scores: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     """Scores (m,) -> conformal p-values (m,): (1 + #{calibration >= score}) / (n + 1)."""
-    return p_value_columns([sorted_scores], [scores])[0]
+    return PValueColumns([sorted_scores])(scores[None])[0]
 
 
-def p_value_columns(
-    sorted_scores: Sequence[NDArray[np.floating]], scores: Sequence[NDArray[np.floating]]
-) -> NDArray[np.float64]:
-    """Of D detectors at once: their calibration scores (n_d,) and scores (m,) -> (D, m)."""
-    sizes = np.array([len(known) for known in sorted_scores])[:, None]
-    # the method: numpy's function of that name takes thrice as long for a few scores
-    pairs = zip(sorted_scores, scores, strict=True)
-    below = np.array([known.searchsorted(given, side="left") for known, given in pairs])
-    return (1.0 + (sizes - below)) / (sizes + 1.0)
+class PValueColumns:
+    """`p_values` of D detectors at once, by their sorted calibration scores, each (n_d,)."""
+
+    def __init__(self, sorted_scores: Sequence[NDArray[np.floating]]) -> None:
+        # the method: numpy's function of that name takes thrice as long for a few scores
+        self._places: list[_Places] = [known.searchsorted for known in sorted_scores]
+        self._most = np.array([[len(known) + 1.0] for known in sorted_scores])
+
+    def __call__(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(D, m) -> (D, m)."""
+        below = [places(given) for places, given in zip(self._places, scores, strict=True)]
+        return (self._most - np.array(below)) / self._most
 
 
 class ClassReference(NamedTuple):

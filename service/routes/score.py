@@ -3,12 +3,13 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -50,7 +51,6 @@ router = APIRouter(tags=["scoring"], route_class=PlainRoute, dependencies=KEY)
 _TIMEOUT_HEADER = "x-request-timeout"
 # larger bodies are taken apart in a thread, smaller ones where they are
 _PARSE_INLINE_BYTES = 64 * 1024
-_NO_PARAMETERS = ScoreParameters()
 
 
 @router.post(
@@ -108,13 +108,17 @@ async def gone(request: Request) -> Exception:
 
 def _parameters(request: Request) -> ScoreParameters:
     """Raises InvalidParameter."""
-    if not request.query_params:
-        return _NO_PARAMETERS
-    given = Counter(name for name, _ in request.query_params.multi_items())
-    if repeated := [name for name, times in given.items() if times > 1]:
+    return _parameters_in(request.scope["query_string"])
+
+
+@lru_cache(maxsize=64)  # callers ask for the same again and again; a head has 64 KiB at most
+def _parameters_in(query: bytes) -> ScoreParameters:
+    given = QueryParams(query)
+    counts = Counter(name for name, _ in given.multi_items())
+    if repeated := [name for name, times in counts.items() if times > 1]:
         raise InvalidParameter(f"{', '.join(repeated)}: given more than once in the query")
     try:
-        return ScoreParameters.model_validate(dict(request.query_params))
+        return ScoreParameters.model_validate(dict(given))
     except ValidationError as exc:
         raise InvalidParameter(describe_problems(exc.errors())) from exc
 
