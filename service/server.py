@@ -14,9 +14,19 @@ from service.early_refusal import EarlyRefusal
 from service.logs import configure_logging
 from service.protocol import with_patience
 from service.runtime import Runtime
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 
 logger = logging.getLogger(__name__)
+
+
+class AddressUnusable(Exception):
+    """Nobody can be heard there: it is taken, of another machine, or not allowed."""
+
+    def __init__(self, settings: Settings, cause: BaseException | None) -> None:
+        super().__init__(
+            f"cannot listen on {settings.host}, port {settings.port}: {cause}; "
+            "set OODSCORE_HOST and OODSCORE_PORT"
+        )
 
 
 class DrainingServer(uvicorn.Server):
@@ -79,6 +89,8 @@ def _spare_the_collector() -> None:
 def serve(settings: Settings) -> Exception | None:
     """Serve until a signal.  Returns what made starting impossible, None after a clean end."""
     configure_logging(settings.log_level)
+    for name in unknown_variables():
+        logger.warning("%s is no setting, and ignored", name)
     failures: list[Exception] = []
 
     def on_failure(exc: Exception) -> None:
@@ -88,5 +100,8 @@ def serve(settings: Settings) -> Exception | None:
     app = create_app(settings, on_failure, _spare_the_collector)
     config = server_config(app, settings)
     server = DrainingServer(config, app.state.runtime, settings.shutdown_delay_seconds)
-    server.run()
+    try:
+        server.run()
+    except SystemExit as exc:  # uvicorn's, in place of the OSError it met
+        return AddressUnusable(settings, exc.__context__)
     return failures[0] if failures else None

@@ -1,7 +1,9 @@
 """Every setting, read once from `OODSCORE_*` environment variables.  The only reader of them."""
 
+import os
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -25,6 +27,10 @@ _MIB = 1024 * 1024
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 
 
+_PREFIX = "OODSCORE_"
+_OF_OTHERS = frozenset({"api_key", "data"})  # the client's key, the data of the tests
+
+
 def _all(value: object) -> object:
     return None if value == "all" else value
 
@@ -36,7 +42,7 @@ def _off(value: object) -> object:
 class Settings(BaseSettings):
     """`OODSCORE_MODELS_DIR=models`, `OODSCORE_MAX_BODY_BYTES=32MiB`, ..."""
 
-    model_config = SettingsConfigDict(env_prefix="OODSCORE_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True)
 
     # what is served, and where
     models_dir: Path = Path("models")
@@ -115,8 +121,8 @@ class Settings(BaseSettings):
     capture_redaction: ImportString[Callable[..., object]] | None = None
 
     # shutting down: unready for `delay`, then accepted requests have `grace` to finish
-    shutdown_delay_seconds: Annotated[float, Field(ge=0)] = 2.0
-    shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 30.0
+    shutdown_delay_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
+    shutdown_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     log_level: LogLevel = "info"
 
     _keys: tuple[ApiKey, ...] = PrivateAttr(default=())
@@ -200,3 +206,17 @@ class Settings(BaseSettings):
                 f"{self.max_pixels} pixels (max_pixels)"
             )
         return self
+
+
+def unknown_variables() -> dict[str, str | None]:
+    """Variables of the environment that pass for settings and are none -> the setting that one of
+    nearly that name has, which is what was meant."""
+    known = Settings.model_fields
+    names = {name: name.removeprefix(_PREFIX).lower() for name in os.environ}
+    unknown = {
+        variable: name
+        for variable, name in names.items()
+        if variable.startswith(_PREFIX) and name not in known and name not in _OF_OTHERS
+    }
+    meant = {v: get_close_matches(name, known, n=1, cutoff=0.8) for v, name in unknown.items()}
+    return {v: _PREFIX + near[0].upper() if near else None for v, near in meant.items()}

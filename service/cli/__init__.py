@@ -15,8 +15,8 @@ from service.client import ClientError
 from service.errors import ServiceError
 from service.loading import VariantMissing
 from service.onnx_session import ProviderUnavailable
-from service.schemas import describe_problems
-from service.settings import LogLevel, Provider, Settings
+from service.server import AddressUnusable
+from service.settings import LogLevel, Provider, Settings, unknown_variables
 
 app = typer.Typer(
     help="Does the classifier know this input?  Example: oodscore serve",
@@ -55,12 +55,15 @@ def serve(
         "provider": provider,
         "log_level": log_level,
     }
+    if misspelt := {name: meant for name, meant in unknown_variables().items() if meant}:
+        _fail("; ".join(f"{n} is no setting: {m} is one" for n, m in misspelt.items()), 2)
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     if failure := server.serve(settings):
         raise failure
 
 
 _FAILURES = (
+    AddressUnusable,
     BundleError,
     CaptureFolderUnusable,
     ClientError,
@@ -75,9 +78,16 @@ def main() -> None:
     try:
         app()
     except ValidationError as exc:
-        _fail(f"setting {describe_problems(exc.errors())}", 2)
+        _fail("; ".join(_problem(error["loc"], error["msg"]) for error in exc.errors()), 2)
     except _FAILURES as exc:
         _fail(str(exc), 1)
+
+
+def _problem(place: tuple[int | str, ...], message: str) -> str:
+    """What is wrong with one setting, or with several together, which the message then names."""
+    message = message.removeprefix("Value error, ")
+    name = str(place[0]) if place else ""
+    return f"setting {name} (OODSCORE_{name.upper()}): {message}" if name else message
 
 
 def _fail(message: str, status: int) -> None:

@@ -159,7 +159,31 @@ def test_no_bundles_and_unknown_default_stop_the_start(models_dir: Path, tmp_pat
 def test_a_bad_setting_is_wrong_usage(models_dir: Path) -> None:
     status, log = ServeProcess(models_dir, max_inputs="many").end()
     assert status == 2
-    assert "max_inputs" in log
+    assert log.startswith("error: setting max_inputs (OODSCORE_MAX_INPUTS): ")
+    status, log = ServeProcess(models_dir, api_keys_file="/nonexistent").end()
+    assert status == 2
+    assert log == "error: key file /nonexistent: No such file or directory\n"
+
+
+def test_a_misspelt_setting_is_wrong_usage(models_dir: Path) -> None:
+    """Otherwise OODSCORE_API_KEY_FILE would leave the service open."""
+    status, log = ServeProcess(models_dir, api_key_file="keys").end()
+    assert status == 2
+    assert log == "error: OODSCORE_API_KEY_FILE is no setting: OODSCORE_API_KEYS_FILE is one\n"
+
+
+def test_a_taken_port_stops_the_start(models_dir: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, log = ServeProcess(models_dir, at=port, nonsense="1").end()
+    assert status == 1
+    lines = log.splitlines()
+    assert lines[-1].startswith(f"error: cannot listen on 127.0.0.1, port {port}: ")
+    assert "address already in use" in lines[-1]
+    told = [json.loads(line)["message"] for line in lines[:-1]]
+    assert "OODSCORE_NONSENSE is no setting, and ignored" in told
 
 
 def test_sigterm_loses_no_request_it_has_accepted(started: ServeProcess) -> None:
