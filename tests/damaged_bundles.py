@@ -5,6 +5,7 @@ The bundles are those of tiny_bundle, with a graph on demand.
 
 import json
 import os
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,16 @@ def unreadable_link(folder: Path) -> None:
     (folder / GOLDEN).symlink_to("/nowhere")
 
 
+def pipe(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+
+
+def device(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+    (folder / MANIFEST).symlink_to("/dev/zero")
+
+
 def other_graph(folder: Path) -> None:
     shutil.copy(folder / PERTURBED, folder / FORWARD)
     sign(folder, FORWARD)
@@ -107,6 +118,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing manifest": (lambda f: (f / MANIFEST).unlink(), "cannot be read"),
     "extra file": (lambda f: (f / "notes.txt").write_text("x"), "not named"),
     "link out": (unreadable_link, "missing"),
+    "pipe for a manifest": (lambda f: pipe(f, MANIFEST), "is no file"),
+    "pipe for scores": (lambda f: pipe(f, CALIBRATION), "is no file"),
+    "device for a manifest": (device, "is no file"),
     "golden outputs off": (golden_off, "differs from the recorded output"),
     "unknown schema": (lambda f: edit(f, schema_version=99), "schema_version 99"),
     "unknown field": (lambda f: edit(f, colour="red"), "colour"),

@@ -83,6 +83,7 @@ def sha256_of(path: Path) -> str:
 def read_manifest(folder: Path) -> Manifest:
     """Raises BundleIncomplete, BundleUnsupported, ManifestInvalid."""
     path = folder / MANIFEST
+    _check_regular(path)
     try:
         text = path.read_bytes()
     except OSError as exc:
@@ -122,10 +123,17 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
         path = folder / name
         if name not in present or not path.resolve().is_relative_to(folder.resolve()):
             raise BundleIncomplete(path, "is named in manifest.json but missing")
+        _check_regular(path)
         if sha256_of(path) != digest:
             raise BundleCorrupt(
                 path, "differs from the digest in manifest.json; restore the bundle"
             )
+
+
+def _check_regular(path: Path) -> None:
+    """Reading a pipe or a device may never end.  Raises BundleIncomplete."""
+    if path.exists() and not path.is_file():
+        raise BundleIncomplete(path, "is no file; restore the bundle")
 
 
 def check_seal(folder: Path) -> None:
