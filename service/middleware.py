@@ -35,6 +35,7 @@ class RequestContext:
 
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self._app = app
+        self._runtime = runtime
         self._metrics = runtime.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,6 +54,9 @@ class RequestContext:
                 headers = message["headers"]
                 headers.append((b"x-request-id", identity.encode()))
                 add_defaults(headers)
+                if self._runtime.draining:
+                    # whoever asks again on this connection would meet its end
+                    headers.append((b"connection", b"close"))
             await send(message)
 
         self._metrics.in_flight.inc()

@@ -5,7 +5,6 @@ The bundles are those of tiny_bundle, with a graph on demand.
 
 import json
 import os
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -82,16 +82,17 @@ def test_sigterm_finishes_what_was_accepted_and_exits_0(started: ServeProcess) -
         f"Content-Length: {len(rows)}\r\nX-Request-Id: slow-one\r\nConnection: close\r\n\r\n"
     )
     address = ("127.0.0.1", int(started.url.rpartition(":")[2]))
+    assert "connection" not in httpx.get(f"{started.url}/livez", trust_env=False).headers
     with socket.create_connection(address, timeout=20) as connection:
         connection.sendall(head.encode() + rows[:50])
         time.sleep(0.2)
         started.process.send_signal(signal.SIGTERM)
         time.sleep(0.1)
         assert httpx.get(f"{started.url}/readyz", trust_env=False).json()["code"] == "shutting_down"
-        # new requests are still answered until balancers have noticed
-        assert httpx.post(
-            f"{started.url}/score", content=id_png(), headers=PNG, trust_env=False
-        ).is_success
+        # new requests are still answered until balancers have noticed, each on its last connection
+        late = httpx.post(f"{started.url}/score", content=id_png(), headers=PNG, trust_env=False)
+        assert late.is_success
+        assert late.headers["connection"] == "close"
         time.sleep(1.0)  # beyond the delay: the socket is closed, the request still open
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{started.url}/livez", trust_env=False)
