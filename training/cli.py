@@ -48,6 +48,7 @@ _EXPECTED = (
     FitError,
     FloatingPointError,
     NothingToQuantise,
+    OSError,
     ParityError,
     UnsupportedOperator,
     ValueError,

@@ -11,8 +11,12 @@ from own_models import MEAN, STD, Sorter, write_exported, write_onnx, write_weig
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from training import cli
 from training.backbones.graph_model import GraphModel
 from training.cli import app
+from training.data import DataUnavailable
+from training.fit.build import FitRequest, run_config
+from training.fit.networks import ImageFlags, NetworkFlags, network_of
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +78,104 @@ def test_flags_that_do_not_fit(shop: Path, flags: dict[str, str], said: str) -> 
     result = listed(shop, "sorter.ts", **flags)
     with pytest.raises(ValueError, match=said):
         raise result.exception or AssertionError(result.output)
+
+
+class Pair(Sorter):
+    """Logits, and something beside them."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(images), images
+
+
+class OneLogit(Sorter):
+    """For a sigmoid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = nn.Linear(24, 1)
+
+
+class Raising(Sorter):
+    def __init__(self) -> None:
+        raise TypeError("not\nhere")
+
+
+def request(shop: Path, network: type[Sorter], data: str, **more: dict[str, str]) -> FitRequest:
+    weights = shop / f"{network.__name__}.safetensors"
+    if network is not Raising:
+        write_weights(network(), weights)
+    images = ImageFlags(size=(28, 28), mean=(MEAN,), std=(STD,))
+    flags = NetworkFlags(weights=str(weights), images=images)
+    described = network_of(f"test_fit_refusals:{network.__name__}", flags)
+    return FitRequest(name="refused", network=described, data=data, **more)
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (Pair, "Pair gives a tuple; a tensor of logits .* wrap it"),
+        (OneLogit, "gives one logit, the data have 10 classes; .* the two logits 0 and x"),
+        (Raising, r"fails when it is called: TypeError: not \(.*test_fit_refusals\.py"),
+    ],
+)
+def test_networks_of_another_kind(shop: Path, network: type[Sorter], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        run_config(request(shop, network, "own_models:Pairs"))
+
+
+def test_a_name_that_torchvision_does_not_know() -> None:
+    with pytest.raises(
+        ValueError, match="torchvision has no classifier 'resnet81'; near: resnet18"
+    ):
+        network_of("torchvision:resnet81", NetworkFlags(weights="any.pth"))
+
+
+def test_an_ood_set_without_an_input_is_refused(shop: Path) -> None:
+    (shop / "void").mkdir(exist_ok=True)
+    asked = request(shop, Sorter, "own_models:Pairs", ood={"screens": str(shop / "void")})
+    with pytest.raises(DataUnavailable, match=r"screens.*void holds no image"):
+        run_config(asked)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--id-acceptance", "1"], "1 is no share of inputs"),
+        (["--classes", "twice.txt"], "names ['cat'] twice"),
+        (["--classes", "latin.txt"], "is not UTF-8"),
+        (["--onnx", "sorter.pt2"], "is no .onnx file"),
+    ],
+)
+def test_wrong_usage(
+    more: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("twice.txt").write_text("cat\ndog\ncat\n")
+    Path("latin.txt").write_bytes("h\xf6rnchen\n".encode("latin-1"))
+    network = [] if "--onnx" in more else ["own_models:Sorter"]
+    result = CliRunner().invoke(app, ["fit", *network, *more])
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("\u2502", "").split())
+
+
+def test_a_folder_that_cannot_be_written_ends_with_one_line(
+    shop: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "models").write_text("no folder")
+    arguments = ["fit", str(shop / "sorter.onnx"), "--mean", str(MEAN), "--std", str(STD)]
+    arguments += ["--data", "own_models:Pairs", "--name", "refused", "--detectors", "msp"]
+    arguments += ["--models", str(tmp_path / "models")]
+    monkeypatch.setattr("sys.argv", ["oodscore-train", *arguments])
+    monkeypatch.setattr("training.fit.build._check_agreement", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("oodscore-train: ")
+    assert str(tmp_path / "models") in last
 
 
 class Averaging(nn.Module):

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from service.bundle import ImageInput, TextEncoder, TextUnusable, to_model_pixels
 from training.data import DataError, DataUnavailable
+from training.data.text_files import opened_text
 from training.data.text_sources import read_csv, read_jsonl, read_text_folder
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -111,7 +112,7 @@ def image_encoder(spec: ImageInput) -> Encode:
         try:
             with Image.open(io.BytesIO(item.path.read_bytes())) as image:
                 return to_model_pixels(image, spec)
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as exc:
+        except Exception as exc:  # Pillow raises OSError, SyntaxError, ValueError, struct.error ...
             raise NotReadable(f"is no readable image ({exc})") from exc
 
     return encode
@@ -155,7 +156,7 @@ def _listed_images(table: Path) -> Iterator[str]:
     kind = _suffix(table)
     if kind not in (".csv", ".jsonl"):
         raise DataError(f"pool: {table} is no folder, .csv or .jsonl")
-    with table.open(encoding="utf-8-sig", newline="") as lines:
+    with opened_text("pool", table) as lines:
         rows: Iterator[Any] = iter(csv.DictReader(lines)) if kind == ".csv" else _objects(lines)
         for number, row in enumerate(rows, start=1):
             name = row.get("image") if isinstance(row, dict) else None

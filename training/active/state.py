@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from service.bundle import Modality
 from training.active.pool import PoolItem
 from training.data import DataError
+from training.data.text_files import opened_text
 
 STATE_JSON = "state.json"
 ASK_CSV = "ask.csv"
@@ -155,7 +156,7 @@ def _answers(path: Path, waiting: Round, classes: Sequence[str]) -> dict[str, st
     known = {a.id for a in waiting.asked}
     seen: set[str] = set()
     found: dict[str, str] = {}
-    with path.open(encoding="utf-8-sig", newline="") as lines:
+    with opened_text("answers", path) as lines:
         table = csv.DictReader(lines)
         if not {"id", _ANSWER} <= set(table.fieldnames or ()):
             raise DataError(

@@ -47,6 +47,11 @@ def advise(
     In words, a table and one picture, from the bundle's held-out ID data, outliers made of it by
     code, and what you give.  Nothing of the bundle is changed.
     """
+    if id_acceptance is not None and not 0 < id_acceptance < 1:
+        raise typer.BadParameter(
+            f"{id_acceptance:g} is no share of inputs; give one above 0 and below 1, as 0.95",
+            param_hint="--id-acceptance",
+        )
     opened = open_bundle(bundle)
     folder = out or Path("runs") / "advice" / opened.label.replace("/", "-")
     refuse_inside(folder, opened)

@@ -34,4 +34,17 @@ def named_taps(
 def check_classes(file: str, logits: int, classes: int | None) -> None:
     """`classes`: of the data, None where they are not known yet."""
     if classes is not None and logits != classes:
-        raise ValueError(f"{file}: gives {logits} logits, the data have {classes} classes")
+        raise ValueError(f"{file}: gives {mismatch(logits, classes)}")
+
+
+def mismatch(logits: int, classes: int) -> str:
+    """How many there are of each, and what to do."""
+    if logits == 1:
+        return (
+            f"one logit, the data have {classes} classes; one logit x of two classes is the two "
+            "logits 0 and x: give the network a head with two rows, the first of zeros"
+        )
+    return (
+        f"{logits} logits, the data have {classes} classes; name the network's classes in the "
+        "order of its logits (--classes, class_names), or give data of all of them"
+    )

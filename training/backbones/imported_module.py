@@ -18,9 +18,11 @@ from typing import Any, cast
 
 from torch import nn
 
+from training.backbones.given_files import mismatch
 from training.backbones.local_weights import load_weights
 from training.backbones.tapped import TappedModule, TokenRule, linear_head
 from training.classifier import Backbone
+from training.foreign_code import in_short
 
 _FORM = re.compile(r"(\w+(?:\.\w+)*):(\w+(?:\.\w+)*)")
 
@@ -48,7 +50,10 @@ def imported_module(
         inspect.signature(create).bind(**(arguments or {}))
     except TypeError as exc:
         raise ValueError(f"{factory} refuses the arguments: {exc}") from exc
-    network = create(**(arguments or {}))
+    try:
+        network = create(**(arguments or {}))
+    except Exception as exc:  # whatever the code of others raises
+        raise ValueError(f"{factory} fails when it is called: {in_short(exc)}") from exc
     if not isinstance(network, nn.Module):
         raise ValueError(f"{factory} gave a {type(network).__name__}, not an nn.Module")
     head = linear_head(network) if head is None else head
@@ -57,8 +62,8 @@ def imported_module(
     backbone = TappedModule(network, taps, head, tokens=tokens, channels_last=channels_last)
     if classes is not None and backbone.head.out_features != classes:
         raise ValueError(
-            f"{factory}: head {backbone.head_name!r} gives {backbone.head.out_features} logits, "
-            f"the data have {classes} classes; set their number in arguments"
+            f"{factory}: head {backbone.head_name!r} gives "
+            + mismatch(backbone.head.out_features, classes)
         )
     return cast(Backbone, backbone)
 
@@ -76,6 +81,8 @@ def _factory(name: str) -> Callable[..., nn.Module]:
             f"factory {name}: {module_name} cannot be imported ({exc}); install it or put its "
             "folder on PYTHONPATH"
         ) from exc
+    except Exception as exc:  # whatever the code of others raises
+        raise ValueError(f"factory {name}: {module_name} fails: {in_short(exc)}") from exc
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ValueError(f"factory {name}: there is no {part}; there are: {_networks(found)}")

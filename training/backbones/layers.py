@@ -108,12 +108,16 @@ def _head(
     logits: Any,
     network: str,
 ) -> str:
+    if not _is_tensor(logits):
+        raise ValueError(
+            f"{network} gives a {type(logits).__name__}; a tensor of logits (B, K), or an object "
+            "with one in `logits`, is expected: wrap it in a module that returns the logits alone"
+        )
     linear = [name for name in seen if isinstance(kinds[name], nn.Linear)]
     for name in reversed(linear):
         output = seen[name][-1]
         if (
-            _is_tensor(logits)
-            and output is not None
+            output is not None
             and output.shape == logits.shape
             and torch.equal(output, logits)
             and reads[name].dim() == 2

@@ -39,7 +39,8 @@ def load_weights(
         found = "; ".join(line.strip() for line in str(exc).splitlines()[1 : 1 + _SHOWN])
         raise ValueError(
             f"{path} does not fit {type(network).__name__}: {found} "
-            "(fresh_head = true takes weights of other classes without their head)"
+            "(where the network is to be trained, fresh_head = true takes weights of other "
+            "classes without their head)"
         ) from exc
     # files from before batch norms counted their batches lack the counts; nothing reads them
     missing = [
@@ -90,10 +91,11 @@ def _read(path: str) -> Mapping[str, Tensor]:
             else torch.load(file, map_location="cpu", weights_only=True)
         )
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as exc:
+        # torch's own words advise to unpickle whatever it is
         raise ValueError(
             f"weights {path}: is no safetensors file and no state dict of tensors saved with "
-            "torch.save; nothing else is unpickled, because it could run code "
-            f"(weights_only=True: {str(exc).splitlines()[0]})"
+            "torch.save; nothing else is unpickled, because it could run code (weights_only=True); "
+            "of a whole network write torch.save(network.state_dict(), file) where it was trained"
         ) from exc
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         holds = f"keys {list(loaded)[:_SHOWN]}" if isinstance(loaded, dict) else type(loaded)

@@ -65,12 +65,7 @@ def torchvision_model(
     class token after a quarter, half and three quarters of their layers.  ValueError where a
     name, the channels or the file of weights do not fit.
     """
-    from torchvision import models  # a second of import that other backbones need not pay
-
-    known = models.list_models(module=models)
-    if model not in known:
-        near = difflib.get_close_matches(model, known, n=5, cutoff=0.3) or known
-        raise ValueError(f"torchvision has no classifier {model!r}; near: {', '.join(near)}")
+    models = check_name(model)
     if channels != _CHANNELS:
         raise ValueError(
             f"torchvision's {model} reads {_CHANNELS} channels, not {channels}: set channels = 3 "
@@ -105,6 +100,17 @@ def torchvision_model(
         channels_last=type(network).__name__ == "SwinTransformer",
     )
     return cast(Backbone, backbone)
+
+
+def check_name(model: str) -> Any:
+    """torchvision's models, where that is one of them; ValueError otherwise."""
+    from torchvision import models  # a second of import that other backbones need not pay
+
+    known = models.list_models(module=models)
+    if model not in known:
+        near = difflib.get_close_matches(model, known, n=5, cutoff=0.3) or known
+        raise ValueError(f"torchvision has no classifier {model!r}; near: {', '.join(near)}")
+    return models
 
 
 def default_taps(network: nn.Module) -> tuple[str, ...]:

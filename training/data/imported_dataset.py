@@ -17,6 +17,7 @@ from training.data.image_set import ImageSet
 from training.data.input_set import DataError, DataUnavailable
 from training.data.raw_texts import RawTexts
 from training.data.stored_images import DecodedOnRead, StoredImages
+from training.foreign_code import in_short
 from training.progress import track
 
 _FORM = re.compile(r"(\w+(?:\.\w+)*):(\w+(?:\.\w+)*)")
@@ -36,10 +37,10 @@ def read_image_dataset(
     data = _dataset(name, dataset, arguments)
 
     def decode(position: int) -> NDArray[np.uint8]:
-        return _pixels(name, data[position][0], spec)
+        return _pixels(name, _part(name, dataset, data, position, 0), spec)
 
     decode(0)
-    labels = _labels(name, data)
+    labels = _labels(name, dataset, data)
     names = _class_names(data, class_names, labels)
     inputs = DecodedOnRead(decode, np.arange(len(data)), spec)
     return StoredImages.of(name, inputs, labels, names, dataset)
@@ -54,10 +55,10 @@ def read_text_dataset(
 ) -> RawTexts:
     """As `read_image_dataset`; its inputs are strings."""
     data = _dataset(name, dataset, arguments)
-    texts = [data[position][0] for position in range(len(data))]
+    texts = [_part(name, dataset, data, position, 0) for position in range(len(data))]
     if wrong := [type(text).__name__ for text in texts if not isinstance(text, str)]:
         raise DataError(f"{name}: {dataset} gives a {wrong[0]} where a text is expected")
-    labels = _labels(name, data)
+    labels = _labels(name, dataset, data)
     return RawTexts(name, tuple(texts), labels, _class_names(data, class_names, labels), dataset)
 
 
@@ -74,7 +75,12 @@ def _dataset(name: str, path: str, arguments: Mapping[str, Any] | None) -> Any:
         raise DataUnavailable(
             f"{name}: {path} cannot be imported ({exc}); install it or put its folder on PYTHONPATH"
         ) from exc
-    data: Any = found(**(arguments or {})) if callable(found) else found
+    except Exception as exc:  # whatever the code of others raises
+        raise DataError(f"{name}: {module} fails: {in_short(exc)}") from exc
+    try:
+        data: Any = found(**(arguments or {})) if callable(found) else found
+    except Exception as exc:
+        raise DataError(f"{name}: {path} fails when it is called: {in_short(exc)}") from exc
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")) or not len(data):
         raise DataError(
             f"{name}: {path} is a {type(data).__name__}; a Dataset with a length, at least one "
@@ -83,14 +89,32 @@ def _dataset(name: str, path: str, arguments: Mapping[str, Any] | None) -> Any:
     return data
 
 
-def _labels(name: str, data: Any) -> NDArray[np.int64]:
+def _part(name: str, path: str, data: Any, position: int, part: int) -> Any:
+    """The input (0) or the label (1) of one item."""
+    try:
+        return data[position][part]
+    except Exception as exc:
+        raise DataError(
+            f"{name}: {path}: item {position} cannot be read as (input, label): {in_short(exc)}"
+        ) from exc
+
+
+def _labels(name: str, path: str, data: Any) -> NDArray[np.int64]:
     """From its list of labels where it has one; otherwise every item is read once."""
     for attribute in ("targets", "labels"):
         given = getattr(data, attribute, None)
         if given is not None and len(given) == len(data):
-            return np.array([int(label) for label in given], np.int64)
-    items = track(range(len(data)), f"reading labels of {name}")
-    return np.array([int(data[position][1]) for position in items], np.int64)
+            break
+    else:
+        items = track(range(len(data)), f"reading labels of {name}")
+        given = [_part(name, path, data, position, 1) for position in items]
+    try:
+        return np.array([int(label) for label in given], np.int64)
+    except (TypeError, ValueError) as exc:
+        raise DataError(
+            f"{name}: {path}: a label is no whole number ({exc}); classes go by position, their "
+            "names by the Dataset's `classes`"
+        ) from exc
 
 
 def _class_names(data: Any, given: Sequence[str], labels: NDArray[np.int64]) -> tuple[str, ...]:

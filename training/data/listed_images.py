@@ -10,6 +10,7 @@ from training.data.image_set import ImageSet
 from training.data.input_set import DataError, DataUnavailable
 from training.data.raw_texts import RawTexts
 from training.data.stored_images import read_image_files
+from training.data.text_files import opened_text
 
 
 def read_image_csv(
@@ -17,36 +18,31 @@ def read_image_csv(
 ) -> ImageSet:
     """A table whose first line names the columns; `image`: a file, relative to the table's folder;
     `label`: the name of a class, which may be empty."""
-    file = _existing(name, path)
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        table = csv.DictReader(lines)
-        return _of_rows(name, spec, file, list(table), image, label)
+    with opened_text(name, path) as lines:
+        try:
+            rows = list(csv.DictReader(lines))
+        except csv.Error as exc:
+            raise DataError(f"{name}: {path}: is no table ({exc})") from exc
+    return _of_rows(name, spec, Path(path), rows, image, label)
 
 
 def read_image_jsonl(
     name: str, spec: ImageInput, *, path: str, image: str = "image", label: str = "label"
 ) -> ImageSet:
     """One JSON object a line; fields as the columns of `read_image_csv`."""
-    file = _existing(name, path)
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as exc:
-            raise DataError(f"{name}: {path}, line {number}: is not JSON ({exc})") from exc
-        if not isinstance(row, dict):
-            raise DataError(f"{name}: {path}, line {number}: is no JSON object")
-        rows.append(row)
-    return _of_rows(name, spec, file, rows, image, label)
-
-
-def _existing(name: str, path: str) -> Path:
-    file = Path(path)
-    if not file.is_file():
-        raise DataUnavailable(f"{name}: no file {path}")
-    return file
+    with opened_text(name, path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as exc:
+                raise DataError(f"{name}: {path}, line {number}: is not JSON ({exc})") from exc
+            if not isinstance(row, dict):
+                raise DataError(f"{name}: {path}, line {number}: is no JSON object")
+            rows.append(row)
+    return _of_rows(name, spec, Path(path), rows, image, label)
 
 
 def _of_rows(

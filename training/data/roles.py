@@ -266,8 +266,13 @@ def _shuffled(count: int, seed: int) -> NDArray[np.int64]:
 
 
 def _check_labels(part: Part) -> None:
-    if (part.labels < 0).any() or part.labels.max() >= len(part.class_names):
-        raise DataError(f"{part.name}: an input has no label among {part.class_names}")
+    without = int(((part.labels < 0) | (part.labels >= len(part.class_names))).sum())
+    if without:
+        raise DataError(
+            f"{part.name}: {without:,} of {len(part):,} {part.kind} have no label among "
+            f"{list(part.class_names)[:20]}; files need a sub-folder for each class, a table a "
+            "column of labels"
+        )
     if len(part.class_names) < 2:
         raise DataError(
             f"{part.name}: has the classes {list(part.class_names)}; a classifier tells at least "

@@ -7,6 +7,8 @@ import gzip
 import inspect
 import io
 import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from PIL import Image
 from service.bundle import ImageInput, to_model_pixels
 from training.data.downloads import downloads_allowed
 from training.data.image_set import ImageSet
-from training.data.input_set import DataUnavailable
+from training.data.input_set import DataError, DataUnavailable
 from training.data.stored_images import read_image_files
 from training.progress import track
 
@@ -62,21 +64,52 @@ def read_npz(name: str, spec: ImageInput, *, path: str, limit: int | None = None
     file = Path(path)
     if not file.is_file():
         raise DataUnavailable(f"{name}: no file {path}")
-    with np.load(file, allow_pickle=False) as archive:
-        names = tuple(str(n) for n in archive["class_names"]) if "class_names" in archive else ()
-        if "images" in archive:
-            chosen = _evenly(len(archive["images"]), limit)
-            images = archive["images"][chosen]
-            images = images[..., None] if images.ndim == 3 else images
-        elif "jpeg" in archive:
-            chosen = _evenly(len(archive["offsets"]) - 1, limit)
-            images = _decode_all(archive["jpeg"], archive["offsets"], chosen, spec, name)
-        else:
-            raise ValueError(f"{path}: holds {archive.files}; expected `images` or `jpeg`")
-        known = archive["labels"][chosen] if "labels" in archive else None
-        labels = np.full(len(images), -1) if known is None else known
-        names = names or _numbered(labels)
+    archive = _arrays(name, file)
+    names = tuple(str(n) for n in archive["class_names"]) if "class_names" in archive else ()
+    if "images" in archive:
+        images = archive["images"]
+        if images.dtype != np.uint8 or images.ndim not in (3, 4):
+            raise DataError(
+                f"{name}: {path}: `images` is {images.dtype} {images.shape}; expected uint8 "
+                "(N, H, W) or (N, H, W, C)"
+            )
+        chosen = _evenly(len(images), limit)
+        images = images[chosen]
+        images = images[..., None] if images.ndim == 3 else images
+    elif {"jpeg", "offsets"} <= set(archive):
+        chosen = _evenly(len(archive["offsets"]) - 1, limit)
+        images = _decode_all(archive["jpeg"], archive["offsets"], chosen, spec, name)
+    else:
+        raise DataError(
+            f"{name}: {path}: holds {sorted(archive)}; expected `images`, or `jpeg` and `offsets`"
+        )
+    if not len(images):
+        raise DataUnavailable(f"{name}: {path} holds no image")
+    labels = np.full(len(images), -1)
+    if "labels" in archive:
+        count = len(archive["images"] if "images" in archive else archive["offsets"][1:])
+        labels = archive["labels"]
+        if labels.dtype.kind not in "iu" or labels.shape != (count,):
+            raise DataError(
+                f"{name}: {path}: `labels` is {labels.dtype} {labels.shape}; expected whole "
+                f"numbers ({count},), and names in `class_names`"
+            )
+        labels = labels[chosen]
+    names = names or _numbered(labels)
     return ImageSet(name, images, labels.astype(np.int64), names, file.name).sized_for(spec)
+
+
+def _arrays(name: str, file: Path) -> dict[str, NDArray[Any]]:
+    """Every array of an npz; DataError where it is none, or would have to be unpickled."""
+    try:
+        with file.open("rb") as stream:  # which np.load would leave open where it is no archive
+            archive = np.load(stream, allow_pickle=False)
+            return {key: archive[key] for key in archive.files}
+    except (AttributeError, EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as exc:
+        raise DataError(
+            f"{name}: {file}: is no npz of plain arrays ({exc}); write it with "
+            "numpy.savez(file, images=...), without pickled objects"
+        ) from exc
 
 
 def read_folder(name: str, spec: ImageInput, *, path: str) -> ImageSet:

@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from service.bundle import ImageInput, to_model_pixels
 from training.data.image_set import ImageSet, taken_files
@@ -137,8 +137,10 @@ def read_image_files(
         try:
             with Image.open(files[position]) as image:
                 return to_model_pixels(image, spec)
-        except (OSError, UnidentifiedImageError) as exc:
-            raise DataError(f"{name}: {files[position]}: is no readable image ({exc})") from exc
+        except Exception as exc:  # Pillow raises OSError, SyntaxError, ValueError, struct.error ...
+            raise DataError(
+                f"{name}: {files[position]}: is no readable image ({exc}); mend it or take it away"
+            ) from exc
 
     if spec.height * spec.width * spec.channels > _SMALL:
         positions = np.arange(len(files))

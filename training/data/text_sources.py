@@ -5,16 +5,14 @@ where it is not what it should be.  A name that ends in .gz is read as gzip.
 """
 
 import csv
-import gzip
-import io
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from training.data.input_set import DataError, DataUnavailable
 from training.data.raw_texts import RawTexts
+from training.data.text_files import opened_text
 
 _FASTA_SUFFIXES = (".fasta", ".fa", ".fna")
 _LARGEST_FIELD = 2**31 - 1  # csv's own limit of 131,072 characters is for broken quotes
@@ -24,7 +22,7 @@ def read_jsonl(name: str, *, path: str, text: str = "text", label: str | None = 
     """One JSON object a line; `text`, `label`: its fields.  Without `label`: "label" where there
     is one."""
     rows: list[tuple[int, dict[str, Any]]] = []
-    with _opened(name, path) as lines:
+    with opened_text(name, path) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -44,7 +42,7 @@ def read_csv(
     """A table whose first line names the columns; `text`, `label` as of `read_jsonl`."""
     previous = csv.field_size_limit(_LARGEST_FIELD)
     try:
-        with _opened(name, path) as lines:
+        with opened_text(name, path) as lines:
             table = csv.DictReader(lines, delimiter=delimiter, strict=True)
             rows = [(table.line_num, _whole(name, path, table, row)) for row in table]
     except csv.Error as exc:
@@ -118,20 +116,6 @@ def read_fasta(name: str, *, path: str, read_length: int | None = None) -> RawTe
     return RawTexts.named(name, texts, labels, f"FASTA {root.name}")
 
 
-def _opened(name: str, path: str) -> TextIO:
-    file = Path(path)
-    if not file.is_file():
-        raise DataUnavailable(f"{name}: no file {path}")
-    try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
-        raise DataError(f"{name}: {path}: is no whole gzip file ({exc})") from exc
-    try:
-        return io.StringIO(content.decode("utf-8-sig"), newline="")
-    except UnicodeDecodeError as exc:
-        raise DataError(f"{name}: {path}: is not UTF-8 ({exc.reason})") from exc
-
-
 def _of_rows(
     name: str, path: str, rows: Iterable[tuple[int, dict[str, Any]]], text: str, label: str | None
 ) -> RawTexts:
@@ -165,7 +149,7 @@ def _records(name: str, file: Path) -> Iterator[str]:
     """The sequences of one file, in order."""
     parts: list[str] = []
     started = False
-    for line in _opened(name, str(file)):
+    for line in opened_text(name, file):
         line = line.strip()
         if line.startswith(">"):
             if parts:

@@ -17,7 +17,7 @@ from training.backbones.tapped import TappedModule
 from training.classifier import Classifier, TextClassifier, example_inputs
 from training.config import DetectorConfig, RunConfig, TextConfig
 from training.config_checks import check_padding
-from training.data import InputSet, Roles, load_roles
+from training.data import DataUnavailable, InputSet, Roles, load_roles
 from training.data.vocabulary import make_tokenizer
 from training.detectors import DETECTORS
 from training.fit.choice import check_detectors, combiners_for, default_detectors
@@ -75,6 +75,8 @@ def run_config(request: FitRequest) -> tuple[RunConfig, Roles]:
         id_acceptance=request.id_acceptance,
     )
     roles = load_roles(data, network.form, request.seed)
+    if absent := [roles.missing[name] for name in request.ood if name in roles.missing]:
+        raise DataUnavailable("; ".join(absent))
     options = _tapped_options(network, roles, request.taps)
     classifier = build_classifier(
         roles.spec,

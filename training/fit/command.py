@@ -1,6 +1,7 @@
 """oodscore-train fit: parse, delegate, print the path of the bundle."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,8 +23,8 @@ def fit(
     network: Annotated[
         str | None,
         typer.Argument(
-            help="package.module:callable, torchvision:NAME, timm:NAME, or the folder of a "
-            "Hugging Face classifier of texts"
+            help="package.module:callable, torchvision:NAME, timm:NAME, a file of torch.export "
+            "(.pt2) or TorchScript (.pt), or the folder of a Hugging Face classifier of texts"
         ),
     ] = None,
     onnx: Annotated[
@@ -87,10 +88,17 @@ def fit(
         _one_of(resize, _RESIZE, "--resize"),
         _one_of(interpolation, _INTERPOLATION, "--interpolation"),
     )
+    if not 0 < id_acceptance < 1:
+        raise typer.BadParameter(
+            f"{id_acceptance:g} is no share of inputs; give one above 0 and below 1, as 0.95",
+            param_hint="--id-acceptance",
+        )
     names = () if classes is None else _lines(classes)
     flags = NetworkFlags(weights, _arguments(arguments), names, images, max_tokens, tokenizer)
     if (network is None) == (onnx is None):
         raise typer.BadParameter("give a network, or --onnx FILE", param_hint="NETWORK")
+    if onnx is not None and onnx.suffix.lower() != ".onnx":
+        raise typer.BadParameter(f"{onnx} is no .onnx file", param_hint="--onnx")
     described = network_of(network or str(onnx), flags)
     if list_layers:
         typer.echo("\n".join(describe_layers(described)))
@@ -186,4 +194,13 @@ def _arguments(given: str) -> dict[str, Any]:
 def _lines(file: Path) -> tuple[str, ...]:
     if not file.is_file():
         raise typer.BadParameter(f"there is no file {file}", param_hint="--classes")
-    return tuple(filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines())))
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise typer.BadParameter(
+            f"{file} is not UTF-8 ({exc.reason})", param_hint="--classes"
+        ) from exc
+    names = tuple(filter(None, map(str.strip, text.splitlines())))
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise typer.BadParameter(f"{file} names {twice[:5]} twice", param_hint="--classes")
+    return names

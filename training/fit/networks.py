@@ -20,6 +20,7 @@ from service.bundle import ImageInput, Modality
 from training.backbones.onnx_model import input_size
 from training.backbones.onnx_text_model import reads_tokens
 from training.backbones.timm_models import input_recipe
+from training.backbones.torchvision_models import check_name
 from training.config import FileTokenizer, TextConfig
 
 Resize = Literal["stretch", "center_crop", "pad"]
@@ -144,20 +145,16 @@ def _with_arguments(options: dict[str, Any], flags: NetworkFlags) -> dict[str, A
 
 
 def _torchvision(name: str, flags: NetworkFlags) -> Network:
-    from torchvision import models  # a second of import that nothing else here needs
-
+    preset = next(iter(check_name(name).get_model_weights(name))).transforms()
+    side = preset.crop_size[0]
+    known = {
+        "size": (side, side),
+        "mean": tuple(preset.mean),
+        "std": tuple(preset.std),
+        "resize": "center_crop",
+        "interpolation": preset.interpolation.value,
+    }
     options = _with_arguments({"model": name, "weights": flags.weights}, flags)
-    known: dict[str, Any] = {}
-    if name in models.list_models(module=models):
-        preset = next(iter(models.get_model_weights(name))).transforms()
-        side = preset.crop_size[0]
-        known = {
-            "size": (side, side),
-            "mean": tuple(preset.mean),
-            "std": tuple(preset.std),
-            "resize": "center_crop",
-            "interpolation": preset.interpolation.value,
-        }
     form = _image_input(flags.images, known, f"torchvision's {name}")
     return Network("torchvision", options, form, tuple(flags.class_names), f"torchvision's {name}")
 
