@@ -15,6 +15,7 @@ from training import cli
 from training.backbones.graph_model import GraphModel
 from training.cli import app
 from training.data import DataUnavailable
+from training.export.graph import export_module
 from training.fit.build import FitRequest, run_config
 from training.fit.networks import ImageFlags, NetworkFlags, network_of
 
@@ -95,6 +96,14 @@ class OneLogit(Sorter):
         self.answer = nn.Linear(24, 1)
 
 
+class Unsteady(Sorter):
+    """Dropout that nothing switches off."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.body(self.down(self.stem(images)))
+        return self.answer(nn.functional.dropout(self.hidden(maps), 0.5))
+
+
 class Raising(Sorter):
     def __init__(self) -> None:
         raise TypeError("not\nhere")
@@ -115,6 +124,7 @@ def request(shop: Path, network: type[Sorter], data: str, **more: dict[str, str]
     [
         (Pair, "Pair gives a tuple; a tensor of logits .* wrap it"),
         (OneLogit, "gives one logit, the data have 10 classes; .* the two logits 0 and x"),
+        (Unsteady, "gives other logits to the same images every time: dropout .* eval"),
         (Raising, r"fails when it is called: TypeError: not \(.*test_fit_refusals\.py"),
     ],
 )
@@ -176,6 +186,24 @@ def test_a_folder_that_cannot_be_written_ends_with_one_line(
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("oodscore-train: ")
     assert str(tmp_path / "models") in last
+
+
+class Branching(nn.Module):
+    """What it does depends on the values of its inputs."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"logits": images * 2 if images.mean() > 0 else images}
+
+
+def test_a_branch_over_values_cannot_be_exported(tmp_path: Path) -> None:
+    images = {"images": torch.randn(3, 1, 4, 4)}
+    said = (
+        r"torch\.onnx\.export cannot make a graph .*data-dependent.* must not depend on the values"
+    )
+    with pytest.raises(ValueError, match=said) as refused:
+        export_module(Branching(), images, tmp_path / "branching.onnx")
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 class Averaging(nn.Module):

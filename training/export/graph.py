@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.onnx import OnnxExporterError
 
 from service.bundle import TextInput
 from training.classifier import InputSpec, example_inputs
@@ -53,16 +54,19 @@ def export_module(
     with warnings.catch_warnings():
         # the exporter's own dependencies deprecate one another; nothing a caller can act on
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module,
-            examples,
-            dynamo=True,
-            dynamic_shapes=(shapes,) if starred else shapes,
-            input_names=list(inputs),
-            output_names=names,
-            opset_version=OPSET,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                module,
+                examples,
+                dynamo=True,
+                dynamic_shapes=(shapes,) if starred else shapes,
+                input_names=list(inputs),
+                output_names=names,
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except OnnxExporterError as exc:
+            raise ValueError(_why(exc)) from exc
     assert program is not None  # noqa: S101  (only None without dynamo)
     fuse(program.model)
     program.save(str(path), external_data=False)
@@ -70,6 +74,18 @@ def export_module(
     _forget_sources(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def _why(error: BaseException) -> str:
+    """What the exporter could not take, from the innermost of its errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (
+        f"torch.onnx.export cannot make a graph of this network: {' '.join(lines[:3])}; a forward "
+        "pass must not depend on the values of its inputs (branches, loops), and its batch must "
+        "be free"
+    )
 
 
 def _forget_sources(model: onnx.ModelProto) -> None:

@@ -87,6 +87,7 @@ def run_config(request: FitRequest) -> tuple[RunConfig, Roles]:
     ).eval()
     if isinstance(classifier, TextClassifier):
         check_padding(classifier, network.said)
+    _check_steady(classifier, network)
     sizes = _sizes(classifier)
     classes = len(roles.train_id.class_names)
     if sizes.classes != classes:
@@ -235,6 +236,20 @@ def _check_weights(classifier: Classifier, network: Network) -> None:
             f"{network.said}: {len(broken)} tensors of its weights hold NaN or infinite values "
             f"({', '.join(broken[:5])}); its training failed, or the file is damaged: take "
             "weights from before"
+        )
+
+
+@torch.no_grad()
+def _check_steady(classifier: Classifier, network: Network) -> None:
+    """ValueError where the same inputs get other logits the second time."""
+    length = min(8, classifier.spec.max_tokens) if isinstance(classifier.spec, TextInput) else 1
+    inputs = example_inputs(classifier.spec, 2, length)
+    once, again = classifier(inputs).logits, classifier(inputs).logits
+    if not torch.allclose(once, again, rtol=1e-3, atol=1e-4, equal_nan=True):
+        raise ValueError(
+            f"{network.said} gives other logits to the same {network.modality}s every time: "
+            "dropout or noise that eval() does not switch off, so no score could be repeated; call "
+            "functional.dropout with training=self.training, and export in eval() mode"
         )
 
 
