@@ -40,7 +40,7 @@ def _decision(advice: Advice) -> list[str]:
     basis = (
         "half of the given outliers"
         if advice.chosen_on == "outliers"
-        else "half of the proxies, which are outliers made by code"
+        else "half of the proxies, which are outliers made by code,"
     )
     if advice.decides == advice.primary:
         return [

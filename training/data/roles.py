@@ -269,7 +269,7 @@ def _check_labels(part: Part) -> None:
     without = int(((part.labels < 0) | (part.labels >= len(part.class_names))).sum())
     if without:
         raise DataError(
-            f"{part.name}: {without:,} of {len(part):,} {part.kind} have no label among "
+            f"{part.name}: {without:,} of {len(part):,} inputs have no label among "
             f"{list(part.class_names)[:20]}; files need a sub-folder for each class, a table a "
             "column of labels"
         )
