@@ -27,6 +27,7 @@ from training.fit.command import fit
 from training.generate import Order, write_outliers
 from training.generators import IMAGE_GENERATORS, TEXT_GENERATORS
 from training.optimise import CheckpointMismatch
+from training.output_folder import check_writable
 from training.pipeline import run as run_pipeline
 from training.progress import say
 from training.suite.command import benchmark
@@ -73,6 +74,8 @@ def run(
 
     A run that was cut off continues after its last finished epoch.
     """
+    check_writable(models, "--models")
+    check_writable(runs, "--runs")
     published = run_pipeline(load_config(config), models, runs)
     if published is not None:  # torchrun's other processes have nothing to say
         typer.echo(published.path)
@@ -159,6 +162,7 @@ def evaluate(
     ending = "-corruptions" if corruptions else ""
     name = opened.label.replace("/", "-") + ending
     folder = out or Path("runs") / "evaluations" / name
+    check_writable(folder, "--out")
     if corruptions:
         print_corruptions(evaluate_corruptions(opened, folder, limit or CORRUPTION_IMAGES))
     else:

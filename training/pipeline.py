@@ -78,7 +78,6 @@ def run(
     """
     started = time.monotonic()
     check_config(config)
-    repository.mkdir(parents=True, exist_ok=True)  # said now, where it cannot be
     if roles is None:
         roles = load_roles(config.data, config.form, config.seed, config.outliers)
     with process_group():

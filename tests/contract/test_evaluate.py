@@ -298,6 +298,18 @@ def test_nothing_is_written_into_a_bundle(published: Path) -> None:
         evaluate_sets(bundle, {}, published)
 
 
+@pytest.mark.parametrize("command", ["evaluate", "advise"])
+def test_a_place_that_is_no_folder_is_refused_before_the_work(
+    published: Path, tmp_path: Path, command: str
+) -> None:
+    taken = tmp_path / "taken.txt"
+    taken.write_text("a note")
+    done = CliRunner().invoke(app, [command, str(published), "--out", str(taken / "report")])
+    assert done.exit_code == 2
+    assert "is no folder" in " ".join(done.stderr.replace("\u2502", "").split())
+    assert taken.read_text() == "a note"
+
+
 def test_a_taken_name_and_an_absent_folder_are_refused(published: Path, tmp_path: Path) -> None:
     bundle = open_bundle(published)
     with pytest.raises(ValueError, match=r"already has.*noise"):

@@ -3,6 +3,7 @@
 `--list-layers` looks at the network just as `fit` does.
 """
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,9 @@ def test_an_ood_set_without_an_input_is_refused(shop: Path) -> None:
         run_config(asked)
 
 
+KNOWN = ["--weights", "sorter.pth", "--size", "28", "--mean", str(MEAN), "--std", str(STD)]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -154,6 +158,7 @@ def test_an_ood_set_without_an_input_is_refused(shop: Path) -> None:
         (["--classes", "twice.txt"], "names ['cat'] twice"),
         (["--classes", "latin.txt"], "is not UTF-8"),
         (["--onnx", "sorter.pt2"], "is no .onnx file"),
+        ([*KNOWN, "--data", "none", "--name", "x", "--models", "twice.txt"], "is no folder"),
     ],
 )
 def test_wrong_usage(
@@ -168,24 +173,20 @@ def test_wrong_usage(
     assert said in " ".join(result.stderr.replace("\u2502", "").split())
 
 
-def test_a_folder_that_cannot_be_written_ends_with_one_line(
-    shop: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_what_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "models").write_text("no folder")
-    arguments = ["fit", str(shop / "sorter.onnx"), "--mean", str(MEAN), "--std", str(STD)]
-    arguments += ["--data", "own_models:Pairs", "--name", "refused", "--detectors", "msp"]
-    arguments += ["--models", str(tmp_path / "models")]
-    monkeypatch.setattr("sys.argv", ["oodscore-train", *arguments])
-    monkeypatch.setattr("training.fit.build._check_agreement", lambda *_: None)
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "models/.tmp-sorter/weights.bin")
+
+    monkeypatch.setattr(cli, "app", full)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("oodscore-train: ")
-    assert str(tmp_path / "models") in last
+    said = capsys.readouterr().err
+    assert said == (
+        "oodscore-train: [Errno 28] No space left on device: 'models/.tmp-sorter/weights.bin'\n"
+    )
 
 
 class Branching(nn.Module):

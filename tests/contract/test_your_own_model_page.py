@@ -181,8 +181,15 @@ def test_layers_of_a_folder_go_by_number(shop: Path) -> None:
     assert config.backbone_options["layers"] == [1, 3]
     with pytest.raises(ValueError, match="numbers of layers are expected"):
         run_config(FitRequest("intents", network, data, taps=["pooler"]))
-    with pytest.raises(ValueError, match="by their numbers, as in --taps 2,4"):
-        describe_layers(network)
+    described = json.loads((shop / "intents" / "config.json").read_text())
+    count, width = described["num_hidden_layers"], described["hidden_size"]
+    *layers, head = describe_layers(network)
+    assert [line[2:] for line in layers] == [
+        f"layer{number}  tokens x {width}" for number in range(1, count + 1)
+    ]
+    quarters = {count * quarter // 4 for quarter in (1, 2, 3)}
+    assert {number for number in range(1, count + 1) if layers[number - 1][0] == "*"} == quarters
+    assert head == f"  classifier  head: {width} features -> 3 classes"
 
 
 def test_an_onnx_graph_of_texts_in_three_commands(

@@ -16,6 +16,7 @@ from training.evaluation.html_tables import COLUMNS
 from training.evaluation.latent_plot import principal_plane
 from training.evaluation.markup import best_of, per_cent
 from training.evaluation.metrics import evaluate_scores
+from training.evaluation.plots import roc_curves
 from training.evaluation.records import OodSet, Price, Published, Report
 from training.evaluation.report import read_report, report_json, write_report
 from training.evaluation.tables import (
@@ -253,6 +254,26 @@ def test_pictures_are_small_and_readable(written):
         with Image.open(path) as image:
             assert image.width >= 600
             assert len(image.convert("RGB").getcolors(1 << 24)) > 10  # not blank
+
+
+def test_the_detector_that_decides_is_named_among_many_curves():
+    scores = make_scores()
+    many = ["msp", "knn", *(f"d{number}" for number in range(12)), "combined"]
+
+    def spread(by_detector):
+        return {name: next(iter(by_detector.values())) for name in many}
+
+    ood = {name: spread(by_detector) for name, by_detector in scores.ood.items()}
+    crowd = Scores(
+        spread(scores.calibration), spread(scores.id_test), ood, dict.fromkeys(many, 0.0)
+    )
+    (legend,) = roc_curves(crowd, "combined").legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown[0] == "combined (decides)"
+    assert shown[1:4] == ["msp", "knn", "d0"]
+    assert shown.count("others") == 1
+    (without,) = roc_curves(crowd).legends
+    assert "combined" not in " ".join(text.get_text() for text in without.get_texts())
 
 
 def test_same_report_same_bytes(tmp_path):

@@ -10,6 +10,7 @@ from training.advise.gather import Wanted
 from training.advise.page import ADVICE_HTML, overview_table, write_advice
 from training.advise.study import advise as study
 from training.evaluate import open_bundle, refuse_inside
+from training.output_folder import check_writable
 
 
 def advise(
@@ -55,6 +56,7 @@ def advise(
     opened = open_bundle(bundle)
     folder = out or Path("runs") / "advice" / opened.label.replace("/", "-")
     refuse_inside(folder, opened)
+    check_writable(folder, "--out")
     names = None
     if detectors is not None:
         names = [name.strip() for name in detectors.split(",") if name.strip()]

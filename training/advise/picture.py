@@ -58,27 +58,34 @@ def _detection(ax: Axes, advice: Advice, shown: list[Opinion]) -> None:
 
 
 def _acceptance(ax: Axes, advice: Advice) -> None:
+    """Levels side by side: to scale those above 98 % would lie on one another."""
     levels = advice.levels
-    x = [100 * level.acceptance for level in levels]
+    x = range(len(levels))
     caught = [level.detection for level in levels]
     ax.fill_between(
         x, [100 * c.low for c in caught], [100 * c.high for c in caught], color=_BAND, zorder=1
     )
     ax.plot(x, [100 * c.value for c in caught], "o-", color=_DECIDES, markersize=4, zorder=3)
-    for level in levels:
+    for place, level in zip(x, levels, strict=True):
         ax.annotate(
             f"{level.threshold:.3g}",
-            (100 * level.acceptance, 100 * level.detection.value),
-            xytext=(4, 5),
+            (place, 100 * level.detection.value),
+            xytext=(0, 6),
             textcoords="offset points",
             fontsize=7,
-            color=GREY,
+            ha="center",
+            bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
         )
-    ax.axvline(100 * advice.acceptance, color="black", linewidth=1, linestyle="--")
-    ax.set_ylim(-2, 102)
+    wanted = [level.acceptance for level in levels].index(advice.acceptance)
+    ax.axvline(wanted, color="black", linewidth=1, linestyle="--")
+    ax.set_xticks(x, [f"{100 * level.acceptance:g}" for level in levels])
+    ax.set_ylim(-2, 106)
+    ax.set_yticks(range(0, 101, 20))
     ax.grid(True, color="#E5E7EB", linewidth=0.6)
-    ax.set_xlabel("ID accepted (%); beside the points: the threshold", fontsize=_SMALL)
-    ax.set_ylabel("caught (%)", fontsize=_SMALL)
+    ax.set_xlabel(
+        "ID accepted (%), dashed as asked for; above the points: the threshold", fontsize=_SMALL
+    )
+    ax.set_ylabel("caught (%), 95 % interval", fontsize=_SMALL)
     ax.set_title(f"What acceptance costs: {advice.decides}", fontsize=10)
 
 

@@ -146,6 +146,7 @@ def transformers_library() -> Any:
         raise ValueError(
             "hf_encoder needs the package transformers: pip install 'oodscore[transformers]'"
         ) from exc
+    transformers.utils.logging.disable_progress_bar()  # of files that are read in a moment
     return transformers
 
 

@@ -63,18 +63,21 @@ def score_histograms(scores: Scores) -> Figure:
     return figure
 
 
-def roc_curves(scores: Scores) -> Figure:
-    """A panel for each OOD set; false alarms on a log axis, since deployment lives at 1-10 %."""
+def roc_curves(scores: Scores, primary: str = "") -> Figure:
+    """A panel for each OOD set; false alarms on a log axis, since deployment lives at 1-10 %.
+
+    `primary`: the detector that decides, drawn in black over the others."""
+    first = [detector for detector in scores.detectors if detector == primary]
+    others = [detector for detector in scores.detectors if detector != primary]
     figure, axes = panel_grid(
         len(scores.ood), "ROC: OOD caught against ID falsely rejected", columns=3, panel=(3.6, 3.1)
     )
     floor = 1.0 / max(len(next(iter(scores.id_test.values()))), 10)
     for ax, (name, by_detector) in zip(axes, scores.ood.items(), strict=True):
-        for i, detector in enumerate(scores.detectors):
+        for i, detector in enumerate([*first, *others], start=1 - len(first)):
             rejected, caught = _roc(scores.id_test[detector], by_detector[detector])
             keep = rejected >= floor
-            colour, line = ood_style(i) if i < _ROC_LINES else ("#C4C8CE", "-")
-            label = detector if i < _ROC_LINES else "others" if i == _ROC_LINES else None
+            colour, line, label = _roc_style(i, detector)
             ax.plot(
                 rejected[keep], caught[keep], line, color=colour, label=label, zorder=3 - i / 100
             )  # the first detectors lie on top
@@ -91,6 +94,15 @@ def roc_curves(scores: Scores) -> Figure:
     label_edges(axes, 3, "ID rejected (%, log scale)", "OOD caught (%)")
     legend_below(figure, axes[0].get_legend_handles_labels()[0])
     return figure
+
+
+def _roc_style(place: int, detector: str) -> tuple[str, str, str | None]:
+    """Colour, line and label of a detector; 0 is that of the one that decides."""
+    if place == 0:
+        return "black", "-", f"{detector} (decides)"
+    if place <= _ROC_LINES:
+        return *ood_style(place - 1), detector
+    return "#C4C8CE", "-", "others" if place == _ROC_LINES + 1 else None
 
 
 def calibration_plot(records: Sequence[CalibrationRecord]) -> Figure:

@@ -64,7 +64,7 @@ def write_report(
     plots.mkdir(parents=True, exist_ok=True)
     figures = {"scores": score_histograms(scores)}
     if scores.ood:
-        figures["roc"] = roc_curves(scores)
+        figures["roc"] = roc_curves(scores, report.primary)
     if report.calibration:
         figures["calibration"] = calibration_plot(report.calibration)
     figures["p_values"] = p_value_histograms(scores)

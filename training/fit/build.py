@@ -10,6 +10,7 @@ import torch
 from service.bundle import ImageInput, TextInput
 from training.backbones.given_files import tap_names
 from training.backbones.graph_model import GraphModel
+from training.backbones.hf_classifier import HuggingFaceClassifier
 from training.backbones.layers import Layer, Survey, TapChoice, choose_taps, survey
 from training.backbones.onnx_model import OnnxModel
 from training.backbones.onnx_text_model import OnnxTextModel
@@ -129,17 +130,30 @@ def run_config(request: FitRequest) -> tuple[RunConfig, Roles]:
 
 def describe_layers(network: Network) -> list[str]:
     """Every layer up to the head, in the order in which they finish, the proposed taps marked."""
+    classes = len(network.class_names) or None
     if not network.surveyed:
-        raise ValueError(
-            f"{network.said}: its layers are numbered, from 1, in its config.json; name those to "
-            "tap by their numbers, as in --taps 2,4"
-        )
-    found, choice = _survey(_untapped(network, len(network.class_names) or None), network)
+        return _numbered_layers(_looked_at(network, dict(network.options), classes))
+    found, choice = _survey(_untapped(network, classes), network)
     width = max(len(layer.name) for layer in found.layers)
     of_texts = network.modality == "text"
     lines = [_line(layer, choice, width, of_texts) for layer in found.layers]
     head = f"{found.head:{width}}  head: {found.features.shape[1]} features -> {found.classes}"
     return [*lines, f"  {head} classes"]
+
+
+def _numbered_layers(classifier: Classifier) -> list[str]:
+    """Those of a Hugging Face classifier, which `--taps` names by their numbers."""
+    backbone = classifier.backbone
+    assert isinstance(backbone, HuggingFaceClassifier)  # noqa: S101  (the only one not surveyed)
+    described = backbone.model.config
+    lines = [
+        f"{'*' if number in backbone.tapped_layers else ' '} layer{number}  "
+        f"tokens x {described.hidden_size}"
+        for number in range(1, described.num_hidden_layers + 1)
+    ]
+    head = backbone.head
+    last = f"  {backbone.head_name}  head: {head.in_features} features -> {head.out_features}"
+    return [*lines, f"{last} classes"]
 
 
 def _line(layer: Layer, choice: TapChoice, width: int, of_texts: bool) -> str:
@@ -179,7 +193,11 @@ def _layer_numbers(taps: Sequence[str]) -> list[int]:
 
 
 def _untapped(network: Network, classes: int | None) -> Classifier:
-    options = dict(network.options) | {"taps": []}
+    return _looked_at(network, dict(network.options) | {"taps": []}, classes)
+
+
+def _looked_at(network: Network, options: dict[str, Any], classes: int | None) -> Classifier:
+    """The classifier before data are read."""
     if isinstance(network.form, ImageInput):
         return build_classifier(network.form, network.backbone, options, classes).eval()
     tokenizer, spec = make_tokenizer(network.form, ())

@@ -12,6 +12,7 @@ from training.detectors import FitError
 from training.fit.build import FitRequest, describe_layers, run_config
 from training.fit.networks import ImageFlags, NetworkFlags, network_of
 from training.fit.written import write_config
+from training.output_folder import check_writable
 from training.pipeline import run
 from training.progress import say
 
@@ -105,6 +106,7 @@ def fit(
         return
     if data is None or name is None:
         raise typer.BadParameter("give the ID data and a name", param_hint="--data, --name")
+    check_writable(models, "--models")
     columns = {"image": image_column, "text": text_column, "label": label_column}
     request = FitRequest(
         name=name,

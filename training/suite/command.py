@@ -1,6 +1,5 @@
 """oodscore-train benchmark: one experiment, all of them, or the list."""
 
-import os
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from training.active.own_studies import OWN_STUDIES
 from training.benchmarks import print_comparison, run_benchmark
+from training.output_folder import check_writable
 from training.studies import STUDIES, run_study
 from training.study_file import STUDY_JSON
 from training.suite.catalogue import EXPERIMENTS
@@ -71,8 +71,8 @@ def benchmark(
             f"{seeds!r}: seeds are 0 or more, and each counts once", param_hint="--seeds"
         )
     results = Path("benchmarks") / "results"
-    _check_writable(out or results, "--out")
-    _check_writable(runs, "--runs")
+    check_writable(out or results, "--out")
+    check_writable(runs, "--runs")
     if name == ALL:
         outcome = run_all(numbers, runs, out or results, Wishes(gpu, download))
         for each, what in outcome.items():
@@ -89,14 +89,6 @@ def benchmark(
         return
     print_comparison(run_benchmark(name, numbers, runs, folder))
     typer.echo(folder / "report.html")
-
-
-def _check_writable(folder: Path, option: str) -> None:
-    """Before anything is trained.  Its nearest ancestor that exists decides; nothing is made."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        why = "is no folder" if not there.is_dir() else "cannot be written to"
-        raise typer.BadParameter(f"{folder}: {there} {why}; name another", param_hint=option)
 
 
 def _print_list(wishes: Wishes) -> None:
