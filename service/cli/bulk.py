@@ -96,7 +96,7 @@ def score_data_set(
         )
     except (bulk.InputsUnusable, bulk.OutputTaken, bulk.EngineMissing) as exc:
         raise typer.BadParameter(str(exc)) from exc
-    except bulk.BulkError as exc:
+    except (bulk.BulkError, OSError) as exc:  # a folder that cannot be written, no such cluster
         typer.echo(f"error: {exc}", err=True)
         raise typer.Exit(1) from exc
     except KeyboardInterrupt as exc:

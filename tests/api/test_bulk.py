@@ -239,3 +239,11 @@ def test_a_folder_needs_out(bulk: BulkRunner, photographs: Path) -> None:
     result = CliRunner().invoke(app, ["score", str(photographs)])
     assert result.exit_code == 2
     assert "scored with --out" in result.output
+
+
+def test_a_place_that_cannot_be_written_is_told(bulk: BulkRunner, photographs: Path) -> None:
+    (bulk.folder / "taken.txt").write_text("a note")
+    run = bulk(photographs, out="taken.txt/scores.parquet")
+    assert run.status == 1
+    assert run.printed.startswith("error: [Errno 20] Not a directory")
+    assert "taken.txt" in run.printed

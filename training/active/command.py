@@ -8,6 +8,7 @@ import typer
 from training.active.ask import Order
 from training.active.ask import acquire as ask
 from training.active.state import ASK_CSV
+from training.output_folder import check_writable
 
 
 def acquire(
@@ -34,4 +35,5 @@ def acquire(
     Write a class, OOD or skip into the column `answer` and call again: the answers are taken over,
     what is ID is in labelled/, what is not in rejected/, and the next round is asked.
     """
+    check_writable(state, "--state")
     typer.echo(ask(Order(bundle, pool, state, count, id_data)) / ASK_CSV)
