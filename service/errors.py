@@ -6,7 +6,7 @@ ServiceError
                        MixedModalities, ModalityNotServed, BodyTooLarge, TooManyInputs,
                        ContentTypeUnsupported, ContentEncodingUnsupported, ArrayInvalid,
                        UnknownTensor, TensorInvalid, TensorTooLong, ReportMissing, CapturesOff,
-                       CaptureMissing, HeadTooLarge
+                       CaptureMissing, HeadTooLarge, JsonTooLong
   InputRejected        one input of it: ImageUnreadable, ImageAnimated, ImageTooLarge,
                        ImageTooManyPixels, TextUnreadable, TextTooLong, Base64Invalid,
                        WrongModality
@@ -211,6 +211,17 @@ class TooManyInputs(RequestRejected):
         super().__init__(f"the request holds {count} inputs; the limit is {limit}")
 
 
+class JsonTooLong(RequestRejected):
+    """Be it of empty objects: parsed, it would take a multiple of its room."""
+
+    code = "json_too_long"
+
+    def __init__(self, limit: int, max_inputs: int) -> None:
+        super().__init__(
+            f"the JSON holds more than {limit} elements; a request has at most {max_inputs} inputs"
+        )
+
+
 class ContentTypeUnsupported(RequestRejected):
     code = "content_type_unsupported"
 
@@ -255,7 +266,8 @@ class TensorTooLong(RequestRejected):
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"the JSON holds more than {limit} elements; send the tensor as binary data behind it"
+            f"the JSON holds more than {limit} elements or too many strings; send the tensor as "
+            "binary data behind it"
         )
 
 

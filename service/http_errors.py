@@ -44,6 +44,7 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.BodyTooLarge: 413,
     errors.TooManyInputs: 413,
     errors.TensorTooLong: 413,
+    errors.JsonTooLong: 413,
     errors.ImageTooLarge: 413,
     errors.ImageTooManyPixels: 413,
     errors.TextTooLong: 413,

@@ -19,6 +19,7 @@ from service.errors import (
     BodyTooLarge,
     ContentTypeUnsupported,
     InvalidParameter,
+    JsonTooLong,
     MalformedRequest,
     NoInputs,
     TextUnreadable,
@@ -26,6 +27,7 @@ from service.errors import (
     told,
 )
 from service.inputs import BadInput, EncodedImage, Input, PixelImage, ScoreRequest, text_input
+from service.json_size import holds_at_most
 from service.multipart import parse_multipart
 from service.schemas import InputItem, ScoreBody, ScoreParameters, describe_problems
 
@@ -35,6 +37,7 @@ NPY = "application/x-npy"
 TEXT = "text/plain"
 _ALIASES = {"image/jpg": "image/jpeg"}  # registered nowhere, sent by many
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # or a whole one
+_MANY_ELEMENTS = 2**16
 _UTF8 = (b"utf-8", b"utf8", b"us-ascii")
 
 
@@ -109,7 +112,15 @@ def _one(name: str, in_body: _T | None, in_query: _T | None) -> _T | None:
     return in_query if in_body is None else in_body
 
 
+def max_json_elements(limits: BodyLimits) -> int:
+    """More than any sensible request has: an input is two, and as many strings."""
+    return max(_MANY_ELEMENTS, 4 * limits.max_inputs)
+
+
 def _parse_json(_: str, body: bytes, limits: BodyLimits) -> ScoreRequest:
+    limit = max_json_elements(limits)
+    if not holds_at_most(body, limit, 2 * limit):
+        raise JsonTooLong(limit, limits.max_inputs)
     cut: Mapping[int, BadInput] = {}
     try:
         try:

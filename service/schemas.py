@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Decision = Literal["ID", "OOD"]
@@ -37,7 +37,7 @@ class InputItem(_Closed):
 class ScoreBody(_Closed):
     """application/json body of POST /score."""
 
-    inputs: list[InputItem]
+    inputs: Annotated[list[InputItem], FailFast()]
     model: str | None = None
     version: str | None = None
     detectors: list[str] | None = None

@@ -17,9 +17,10 @@ from service.errors import (
     told,
 )
 from service.inputs import Input
+from service.json_size import holds_at_most
 from service.open_inference.schemas import InferBody, InputTensor, Parameters
 from service.open_inference.tensors import raw_input, to_inputs
-from service.request_bodies import BodyLimits
+from service.request_bodies import BodyLimits, max_json_elements
 from service.schemas import describe_problems
 
 # numbers in JSON take sixty times their room in memory; send them behind it
@@ -72,7 +73,7 @@ def parse_infer(
     size = _header_size(header_length, len(body))
     if size == 0:
         return InferRequest([raw_input(body, modality, limits)], binary=True)
-    asked = _parse_json(body[:size])
+    asked = _parse_json(body[:size], max_json_elements(limits))
     parameters = _request_parameters(asked.parameters)
     (tensor,) = asked.inputs
     inputs = to_inputs(tensor, _binary_of(tensor, memoryview(body)[size:]), modality, limits)
@@ -106,8 +107,8 @@ def detectors_to_run(request: InferRequest, manifest: Manifest) -> Sequence[str]
     return list(dict.fromkeys([*deciding, *asked]))
 
 
-def _parse_json(text: bytes) -> InferBody:
-    if text.count(b",") + text.count(b"[") > MAX_JSON_ELEMENTS:
+def _parse_json(text: bytes, max_strings: int) -> InferBody:
+    if not holds_at_most(text, MAX_JSON_ELEMENTS, max_strings):
         raise TensorTooLong(MAX_JSON_ELEMENTS)
     try:
         return InferBody.model_validate_json(text)

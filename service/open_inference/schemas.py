@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 Datatype = Literal["BOOL", "UINT8", "INT64", "FP32", "FP64", "BYTES"]
-Parameters = dict[str, bool | int | float | str]
+Parameters = dict[str, Any]  # requests.py knows which there are, and of which kind
 Size = Annotated[int, Field(ge=0)]
 
 
@@ -36,7 +36,7 @@ class InferBody(_Closed):
     id: str | None = None
     parameters: Parameters = {}
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
-    outputs: list[RequestedOutput] = []
+    outputs: Annotated[list[RequestedOutput], FailFast()] = []
 
 
 class OutputTensor(_Closed):

@@ -84,7 +84,7 @@ export function largeHistogram(histogram, detector, label, number) {
   const anchor = (x) => (x < 120 ? "start" : x > size.width - 120 ? "end" : "middle");
   const write = (x, line, text, kind) =>
     draw(svg, "text", { x, y: floor + 26 + 23 * line, "text-anchor": anchor(x), class: kind }, text);
-  const crowded = Math.abs(score - threshold) < 250;
+  const crowded = Math.abs(score - threshold) < 330;
   const where = beyond > 0 ? ", further right" : beyond < 0 ? ", further left" : "";
   write(score, 0, `this input ${number(detector.score)}${where}`, detector.decision === "ID" ? "known" : "unknown");
   write(threshold, crowded ? 1 : 0, `threshold ${number(detector.threshold)}`, "faint");

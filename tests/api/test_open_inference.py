@@ -407,6 +407,7 @@ def test_a_body_that_is_one_element(served: LiveServer) -> None:
 def test_limits_hold_before_memory_is_taken(served: LiveServer) -> None:
     flood = b'{"inputs": [' + b"[" * 2**20
     refused(served, flood, 413, "tensor_too_long")
+    refused(served, b'{"inputs": [' + b'"" ' * 2**18, 413, "tensor_too_long")
     deep = b'{"inputs": ' + b"[" * 10_000
     refused(served, deep, 400, "malformed_request")
     bomb = gzip.compress(bytes(64 * 2**20))

@@ -166,7 +166,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, str]] = {
         "malformed_request",
     ),
     "half a pair, deep": (
-        {"content": rb'{"inputs": "\ud83d", "x":' + b"[" * 100_000, "headers": JSON},
+        {"content": rb'{"inputs": "\ud83d", "x":' + b"[" * 50_000, "headers": JSON},
         400,
         "malformed_request",
     ),
