@@ -38,8 +38,8 @@ GraphState = Literal["ready", "not_opened", "failed"]
 SMALL_NETWORK_SECONDS = 0.003
 # and only if these take that share of its time, at most: with less to gain they spend a fifth more
 # of the processors on it, and two inputs at a time are answered sooner on one each
-_WORTH_ALL_THREADS = 0.7
-_RUNS_OF_ONE = 4
+_WORTH_ALL_THREADS = 0.68
+_RUNS_OF_ONE = 6
 # larger ones are not kept in memory twice, for one thread and for all
 _TWICE_IN_MEMORY_BYTES = 64 * 2**20
 # a broken graph fails again at once, want of memory passes: try, but not at every request

@@ -68,6 +68,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks where a request came from
         http=with_patience(settings.client_patience_seconds, refusal.answer),
         ws="none",
         timeout_keep_alive=settings.keep_alive_seconds,

@@ -2,6 +2,7 @@
 golden inputs, and the bare session on the same rows."""
 
 import io
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -96,25 +97,38 @@ def alone(bundle: LoadedBundle, kind: str, runs: int = 100) -> float:
 
 
 def paced(bundle: LoadedBundle, kind: str, rate: float, seconds: float) -> list[float]:
-    """Milliseconds from the moment a request was due to its end, of the bare session in one loop
-    that is given `rate` requests a second: what the machine itself makes callers wait."""
+    """Milliseconds from the moment a request was due to its end, of the bare session that is given
+    `rate` requests a second, one loop a free processor: what the machine itself makes callers wait.
+    """
     session, given, outputs = _ready(bundle, kind)
-    took: list[float] = []
+    numbers = itertools.count()  # of requests; a loop takes the next one
     began = time.perf_counter()
-    for number in range(int(rate * seconds)):
-        due = began + number / rate
-        if (pause := due - time.perf_counter()) > 0:
-            time.sleep(pause)
-        session.run(given[number % len(given)], outputs)
-        took.append((time.perf_counter() - due) * 1e3)
-    return took
+
+    def loop(_: int) -> list[float]:
+        took: list[float] = []
+        while (number := next(numbers)) < rate * seconds:
+            due = began + number / rate
+            if (pause := due - time.perf_counter()) > 0:
+                time.sleep(pause)
+            session.run(given[number % len(given)], outputs)
+            took.append((time.perf_counter() - due) * 1e3)
+        return took
+
+    loops = _loops(session)
+    with ThreadPoolExecutor(loops) as threads:
+        return [each for took in threads.map(loop, range(loops)) for each in took]
+
+
+def _loops(session: OnnxSession) -> int:
+    """So many at once leave no processor idle."""
+    return max(1, usable_cpus() // session.threads)
 
 
 def bare(bundle: LoadedBundle, kind: str, seconds: float) -> dict[str, float]:
     """The session alone on inputs that are ready, one loop a free processor: what is left when
     everything but inference is taken away."""
     session, given, outputs = _ready(bundle, kind)
-    loops = max(1, usable_cpus() // session.threads)
+    loops = _loops(session)
 
     def loop(_: int) -> int:
         runs, until = 0, time.perf_counter() + seconds
