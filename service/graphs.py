@@ -38,7 +38,7 @@ GraphState = Literal["ready", "not_opened", "failed"]
 SMALL_NETWORK_SECONDS = 0.003
 # and only if these take that share of its time, at most: with less to gain they spend a fifth more
 # of the processors on it, and two inputs at a time are answered sooner on one each
-_WORTH_ALL_THREADS = 0.68
+_WORTH_ALL_THREADS = 0.75
 _RUNS_OF_ONE = 6
 # larger ones are not kept in memory twice, for one thread and for all
 _TWICE_IN_MEMORY_BYTES = 64 * 2**20
