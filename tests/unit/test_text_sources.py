@@ -112,6 +112,7 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
     written(tmp_path / "b" / "deep" / "2.txt", "two")
     written(tmp_path / "3.txt", "three")
     written(tmp_path / "b" / "4.md", "no text file")
+    written(tmp_path / ".ipynb_checkpoints" / "5.txt", "hidden")
     found = read_text_folder("train", path=str(tmp_path))
     assert dict(zip(found.texts, named(found), strict=True)) == {
         "one": "a",

@@ -95,6 +95,10 @@ def test_a_folder_of_class_folders_takes_the_serving_path(tmp_path: Path) -> Non
         (tmp_path / "set" / label).mkdir(parents=True, exist_ok=True)
         big = Image.fromarray(images[index, :, :, 0]).resize((56, 56)).convert("RGB")
         big.save(tmp_path / "set" / label / f"{index}.png")
+    # what systems and notebooks leave behind is neither an image nor a class
+    (tmp_path / "set" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "set" / ".ipynb_checkpoints" / "0.png").write_bytes(b"a copy of yesterday")
+    (tmp_path / "set" / "cat" / "._0.png").write_bytes(b"no image")
     found = SOURCES["folder"]("pets", SPEC, path=str(tmp_path / "set"))
     assert found.inputs.shape == (3, 28, 28, 1)
     assert found.class_names == ("cat", "dog")

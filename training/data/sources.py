@@ -19,6 +19,7 @@ from PIL import Image
 
 from service.bundle import ImageInput, to_model_pixels
 from training.data.downloads import downloads_allowed
+from training.data.folders import input_files, is_hidden
 from training.data.image_set import ImageSet
 from training.data.input_set import DataError, DataUnavailable
 from training.data.stored_images import read_image_files
@@ -113,12 +114,14 @@ def _arrays(name: str, file: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_folder(name: str, spec: ImageInput, *, path: str) -> ImageSet:
-    """A folder of class sub-folders; a folder of images without sub-folders has no labels."""
+    """A folder of class sub-folders; a folder of images without sub-folders has no labels.  What is
+    hidden is no input."""
     root = Path(path)
     if not root.is_dir():
         raise DataUnavailable(f"{name}: no folder {path}")
-    classes = sorted(child.name for child in root.iterdir() if child.is_dir())
-    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES)
+    folders = (child for child in root.iterdir() if child.is_dir())
+    classes = sorted(folder.name for folder in folders if not is_hidden(folder, root))
+    files = input_files(root, _IMAGE_SUFFIXES)
     if not files:
         raise DataUnavailable(
             f"{name}: {path} holds no image ({', '.join(sorted(_IMAGE_SUFFIXES))})"

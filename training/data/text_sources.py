@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from training.data.folders import input_files
 from training.data.input_set import DataError, DataUnavailable
 from training.data.raw_texts import RawTexts
 from training.data.text_files import opened_text
@@ -67,11 +68,11 @@ def _whole(
 
 def read_text_folder(name: str, *, path: str) -> RawTexts:
     """A folder of class sub-folders of .txt files, a text each; a file in no sub-folder has no
-    label."""
+    label, and one that is hidden is no text."""
     root = Path(path)
     if not root.is_dir():
         raise DataUnavailable(f"{name}: no folder {path}")
-    files = sorted(root.rglob("*.txt"))
+    files = input_files(root, {".txt"})
     if not files:
         raise DataUnavailable(f"{name}: {path} holds no .txt file")
     texts: list[str] = []
