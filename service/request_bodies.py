@@ -13,6 +13,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from service.arrays import parse_npy
+from service.bundle import no_unicode
 from service.decoding import CONTENT_TYPES as IMAGE_TYPES
 from service.errors import (
     Base64Invalid,
@@ -160,8 +161,7 @@ def _without_half_pairs(body: bytes) -> tuple[str, dict[int, BadInput]]:
             try:
                 item["text"].encode()
             except UnicodeEncodeError as exc:
-                problem = f"the text holds half a surrogate pair at character {exc.start}"
-                cut[index] = BadInput(TextUnreadable(problem), "text")
+                cut[index] = BadInput(TextUnreadable(no_unicode(exc)), "text")
                 item["text"] = ""
             except (AttributeError, KeyError, TypeError):
                 continue  # not a text; the parser will say so

@@ -59,7 +59,7 @@ from service.bundle.manifest import (
     VariantSpec,
 )
 from service.bundle.preprocess import resize_pixels, to_model_pixels
-from service.bundle.tokenize import TextEncoder, TextUnusable, Tokens, pad_tokens
+from service.bundle.tokenize import TextEncoder, TextUnusable, Tokens, no_unicode, pad_tokens
 
 __all__ = [
     "CALIBRATION",
@@ -100,6 +100,7 @@ __all__ = [
     "check_seal",
     "class_references",
     "find_bundles",
+    "no_unicode",
     "p_values",
     "pad_tokens",
     "publish",

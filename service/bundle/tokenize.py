@@ -82,9 +82,7 @@ class TextEncoder:
         try:
             text.encode()
         except UnicodeEncodeError as exc:
-            raise TextUnusable(
-                f"the text holds half a surrogate pair at character {exc.start}; send valid Unicode"
-            ) from exc
+            raise TextUnusable(no_unicode(exc)) from exc
         try:
             # not `encode`, which keeps the interpreter's lock
             (encoding,) = self._tokenizer.encode_batch([read])
@@ -108,6 +106,14 @@ class TextEncoder:
             except TextUnusable as exc:
                 raise TextUnusable(f"text {index}: {exc}") from exc
         return pad_tokens(rows, self.spec.pad_id)
+
+
+def no_unicode(error: UnicodeEncodeError) -> str:
+    """What is wrong with a text that cannot be written as UTF-8."""
+    return (
+        f"the text is no Unicode at character {error.start}: half a surrogate pair, or a byte that "
+        "was not UTF-8; send valid Unicode"
+    )
 
 
 def pad_tokens(rows: Sequence[NDArray[np.int64]], pad_id: int) -> NDArray[np.int64]:

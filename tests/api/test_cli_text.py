@@ -74,6 +74,7 @@ def test_lines_for_people(run: Run, mixed: LiveServer, folder: Path, remote: boo
     assert result.exit_code == 1
     bad, long, short = result.stdout.splitlines()
     assert bad.startswith(f"{folder / 'latin.txt'}  ERROR  text_unreadable")
+    assert "a byte that was not UTF-8" in bad
     assert long.startswith('"rain rain')
     assert long.endswith("(only its beginning was read)")
     assert short.startswith('"my\\ncard"  ID  card (')
