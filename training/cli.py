@@ -27,7 +27,7 @@ from training.fit.command import fit
 from training.generate import Order, write_outliers
 from training.generators import IMAGE_GENERATORS, TEXT_GENERATORS
 from training.optimise import CheckpointMismatch
-from training.output_folder import check_writable
+from training.option_checks import check_writable
 from training.pipeline import run as run_pipeline
 from training.progress import say
 from training.suite.command import benchmark

@@ -10,6 +10,8 @@ import pytest
 from live_server import LiveServer
 from pictures import id_png
 
+from service.protocol import MAX_HEAD_BYTES
+
 PNG = id_png()
 OFFERS = {
     "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
@@ -119,4 +121,14 @@ def test_what_is_no_request_is_refused_with_a_code(server: LiveServer, sent: byt
         status, problem = answer(connection)
         assert (status, problem["code"]) == (400, "malformed_request")
         assert problem["request_id"] == ""
+        assert connection.recv(1) == b""
+
+
+def test_a_head_larger_than_allowed_is_refused_with_a_code(server: LiveServer) -> None:
+    start = LIVE + b"X-Long: "
+    with connected(server) as connection:
+        connection.sendall(start + b"x" * (MAX_HEAD_BYTES + 1 - len(start)))
+        status, problem = answer(connection)
+        assert (status, problem["code"]) == (431, "head_too_large")
+        assert str(MAX_HEAD_BYTES) in problem["detail"]
         assert connection.recv(1) == b""

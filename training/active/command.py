@@ -8,7 +8,7 @@ import typer
 from training.active.ask import Order
 from training.active.ask import acquire as ask
 from training.active.state import ASK_CSV
-from training.output_folder import check_writable
+from training.option_checks import check_writable
 
 
 def acquire(

@@ -10,7 +10,7 @@ from training.advise.gather import Wanted
 from training.advise.page import ADVICE_HTML, overview_table, write_advice
 from training.advise.study import advise as study
 from training.evaluate import open_bundle, refuse_inside
-from training.output_folder import check_writable
+from training.option_checks import check_share, check_writable
 
 
 def advise(
@@ -48,11 +48,8 @@ def advise(
     In words, a table and one picture, from the bundle's held-out ID data, outliers made of it by
     code, and what you give.  Nothing of the bundle is changed.
     """
-    if id_acceptance is not None and not 0 < id_acceptance < 1:
-        raise typer.BadParameter(
-            f"{id_acceptance:g} is no share of inputs; give one above 0 and below 1, as 0.95",
-            param_hint="--id-acceptance",
-        )
+    if id_acceptance is not None:
+        check_share(id_acceptance, "--id-acceptance")
     opened = open_bundle(bundle)
     folder = out or Path("runs") / "advice" / opened.label.replace("/", "-")
     refuse_inside(folder, opened)

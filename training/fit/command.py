@@ -12,7 +12,7 @@ from training.detectors import FitError
 from training.fit.build import FitRequest, describe_layers, run_config
 from training.fit.networks import ImageFlags, NetworkFlags, network_of
 from training.fit.written import write_config
-from training.output_folder import check_writable
+from training.option_checks import check_share, check_writable
 from training.pipeline import run
 from training.progress import say
 
@@ -89,11 +89,7 @@ def fit(
         _one_of(resize, _RESIZE, "--resize"),
         _one_of(interpolation, _INTERPOLATION, "--interpolation"),
     )
-    if not 0 < id_acceptance < 1:
-        raise typer.BadParameter(
-            f"{id_acceptance:g} is no share of inputs; give one above 0 and below 1, as 0.95",
-            param_hint="--id-acceptance",
-        )
+    check_share(id_acceptance, "--id-acceptance")
     names = () if classes is None else _lines(classes)
     flags = NetworkFlags(weights, _arguments(arguments), names, images, max_tokens, tokenizer)
     if (network is None) == (onnx is None):

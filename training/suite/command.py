@@ -10,7 +10,7 @@ from rich.table import Table
 
 from training.active.own_studies import OWN_STUDIES
 from training.benchmarks import print_comparison, run_benchmark
-from training.output_folder import check_writable
+from training.option_checks import check_writable
 from training.studies import STUDIES, run_study
 from training.study_file import STUDY_JSON
 from training.suite.catalogue import EXPERIMENTS

@@ -1,4 +1,4 @@
-"""Where a command writes is looked at before it works for an hour."""
+"""What commands check of their options before they work for an hour."""
 
 import os
 from pathlib import Path
@@ -13,3 +13,12 @@ def check_writable(folder: Path, option: str) -> None:
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         why = "is no folder" if not there.is_dir() else "cannot be written to"
         raise typer.BadParameter(f"{folder}: {there} {why}; name another", param_hint=option)
+
+
+def check_share(value: float, option: str) -> None:
+    """BadParameter, wrong usage of `option`, unless 0 < value < 1."""
+    if not 0 < value < 1:
+        raise typer.BadParameter(
+            f"{value:g} is no share of inputs; give one above 0 and below 1, as 0.95",
+            param_hint=option,
+        )
