@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from service.bundle.npy_headers import ONE_AT_A_TIME
 from service.errors import ArrayInvalid, NoInputs, TooManyInputs
 
 _Header = tuple[tuple[int, ...], bool, "np.dtype[np.generic]"]
@@ -64,9 +65,10 @@ def _read_header(stream: io.BytesIO) -> _Header:
         version = npy.read_magic(stream)
         if version not in _READ_HEADER:
             raise ArrayInvalid(f"npy version {version} is not read; numpy.save writes (1, 0)")
-        shape, fortran_order, dtype = _READ_HEADER[version](
-            stream, max_header_size=_MAX_HEADER_BYTES
-        )
+        with ONE_AT_A_TIME:
+            shape, fortran_order, dtype = _READ_HEADER[version](
+                stream, max_header_size=_MAX_HEADER_BYTES
+            )
     except ArrayInvalid:
         raise
     except Exception as exc:

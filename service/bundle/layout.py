@@ -30,6 +30,7 @@ from service.bundle.manifest import (
     TextInput,
     VariantSpec,
 )
+from service.bundle.npy_headers import ONE_AT_A_TIME
 from service.bundle.seal import SEAL, parse_object, seal_of
 
 MANIFEST = "manifest.json"
@@ -291,7 +292,7 @@ def _scored_by(manifest: Manifest, variant: VariantSpec | None) -> Sequence[Dete
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with path.open("rb") as stream:  # numpy would leave a damaged one open
+        with path.open("rb") as stream, ONE_AT_A_TIME:  # numpy would leave a damaged one open
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, NpzFile):
                 raise BundleCorrupt(path, "is one array, not an archive of arrays")
